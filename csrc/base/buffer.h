@@ -1,0 +1,80 @@
+// Buffer: a block of bytes with a reference count, so that views into a wire message or a batch's
+// output can outlive the function that made them without a copy.
+//
+// Threads: the count is atomic; the bytes belong to one thread until they are shared, and are
+// read-only after that.
+//
+//   BufferRef message = BufferRef::allocate(n);
+//   std::memcpy(message.data(), p, n);
+//   BufferRef other = message;               // same bytes, one more owner
+#pragma once
+
+#include <atomic>
+#include <cstddef>
+#include <cstdlib>
+#include <new>
+#include <span>
+#include <string_view>
+#include <utility>
+
+namespace headrace {
+
+class BufferRef {
+ public:
+  BufferRef() = default;
+  BufferRef(const BufferRef& other) noexcept : block_(other.block_) {
+    if (block_ != nullptr) block_->references.fetch_add(1, std::memory_order_relaxed);
+  }
+  BufferRef(BufferRef&& other) noexcept : block_(std::exchange(other.block_, nullptr)) {}
+  BufferRef& operator=(BufferRef other) noexcept {
+    std::swap(block_, other.block_);
+    return *this;
+  }
+  ~BufferRef() { reset(); }
+
+  // `size` uninitialised bytes, aligned to 64 (a cache line, an AVX-512 register).
+  // Throws std::bad_alloc: callers bound `size` first.
+  static BufferRef allocate(std::size_t size) {
+    void* memory = ::operator new(sizeof(Block) + size, std::align_val_t{kAlignment});
+    BufferRef ref;
+    ref.block_ = new (memory) Block{size};
+    return ref;
+  }
+
+  std::byte* data() { return bytes(); }
+  const std::byte* data() const { return bytes(); }
+  std::size_t size() const { return block_ == nullptr ? 0 : block_->size; }
+  std::span<std::byte> span() { return {bytes(), size()}; }
+  std::span<const std::byte> span() const { return {bytes(), size()}; }
+  std::string_view view() const { return {reinterpret_cast<const char*>(bytes()), size()}; }
+  explicit operator bool() const { return block_ != nullptr; }
+
+  // Whether this is the only owner: then the bytes may be written again.
+  bool unique() const {
+    return block_ != nullptr && block_->references.load(std::memory_order_acquire) == 1;
+  }
+
+  void reset() noexcept {
+    Block* block = std::exchange(block_, nullptr);
+    if (block != nullptr && block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      block->~Block();
+      ::operator delete(block, std::align_val_t{kAlignment});
+    }
+  }
+
+ private:
+  static constexpr std::size_t kAlignment = 64;
+  struct alignas(kAlignment) Block {
+    explicit Block(std::size_t n) : size(n) {}
+    std::atomic<std::size_t> references{1};
+    std::size_t size;
+  };
+
+  std::byte* bytes() const {
+    return block_ == nullptr ? nullptr : reinterpret_cast<std::byte*>(block_) + sizeof(Block);
+  }
+
+  Block* block_ = nullptr;
+};
+
+}  // namespace headrace

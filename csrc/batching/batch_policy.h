@@ -1,0 +1,59 @@
+// BatchPolicy and cut_batch: when a waiting instance takes a batch, and how many rows. A pure
+// function of what is queued, so that it is tested without threads or a clock.
+//
+// Work-conserving by default: an idle instance takes what is there. It waits only when the model's
+// configuration asks for it (`max_queue_delay_microseconds`).
+#pragma once
+
+#include <cstdint>
+#include <map>
+#include <vector>
+
+#include "base/clock.h"
+
+namespace headrace {
+
+// config.pbtxt ModelQueuePolicy.
+struct QueuePolicy {
+  enum class TimeoutAction : uint8_t {
+    kReject,  // answer UNAVAILABLE "Request timeout expired"
+    kDelay,   // serve it after every request that has not timed out
+  };
+  TimeoutAction timeout_action = TimeoutAction::kReject;
+  Nanoseconds default_timeout{0};      // 0 = none
+  bool allow_timeout_override = false;  // the request's `timeout` parameter may shorten it
+  uint32_t max_queue_size = 0;          // requests; 0 = BatchPolicy::queue_bound
+};
+
+struct BatchPolicy {
+  int64_t max_rows = 1;                      // 1: requests are executed one by one
+  std::vector<int64_t> preferred_batch_size;  // ascending; empty: any size will do
+  Nanoseconds max_queue_delay{0};
+  bool preserve_ordering = false;
+  uint64_t priority_levels = 0;  // 0: one queue. Otherwise 1 (highest) .. priority_levels
+  uint64_t default_priority_level = 0;
+  QueuePolicy default_queue_policy;
+  std::map<uint64_t, QueuePolicy> priority_queue_policy;  // by level, instead of the default
+  // Everything has a bound: requests queued a model version, whatever its configuration says.
+  uint32_t queue_bound = 65536;
+};
+
+// What an instance sees: the longest run of compatible requests (same shapes, same optional inputs)
+// from the head of the queue, as cumulative row counts, at most `max_rows`.
+struct QueueView {
+  const std::vector<int64_t>& cumulative_rows;  // ascending; [0] = rows of the oldest request
+  TimePoint oldest_queued;
+  // Nothing that arrives later can join: the run is full, or a request that does not fit follows it.
+  bool closed = false;
+  // The batcher is shutting down: take what is there.
+  bool draining = false;
+};
+
+struct Cut {
+  std::size_t requests = 0;  // how many to take; 0: wait
+  TimePoint wait_until = kNever;  // when to look again, if nothing arrives before
+};
+
+Cut cut_batch(const BatchPolicy& policy, const QueueView& queue, TimePoint now);
+
+}  // namespace headrace

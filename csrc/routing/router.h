@@ -1,0 +1,41 @@
+// RouteTable: who answers a request for (model, version). Published whole by the control plane and
+// swapped atomically; a request sees one table from its lookup on.
+//
+// Threads: RouteTable is immutable; lookups are const.
+#pragma once
+
+#include <functional>
+#include <map>
+#include <memory>
+#include <string>
+#include <string_view>
+
+#include "base/status.h"
+#include "core/servable.h"
+
+namespace headrace {
+
+struct ModelRoutes {
+  // By version number. Null: known, but not ready (loading or unloading).
+  std::map<int64_t, std::shared_ptr<Servable>> versions;
+  // Answers requests that name no version: the highest ready one. Null: none is ready.
+  std::shared_ptr<Servable> default_version;
+};
+
+class RouteTable {
+ public:
+  RouteTable() = default;
+  // By model name. A model without versions is known but has none available.
+  explicit RouteTable(std::map<std::string, ModelRoutes, std::less<>> models)
+      : models_(std::move(models)) {}
+
+  // The Servable for a request; `version` is the request's text, empty for the default.
+  // Errors (Triton's texts): NOT_FOUND for an unknown model or version, UNAVAILABLE for one that is
+  // not ready, INVALID_ARGUMENT for a version that is no positive integer.
+  Result<std::shared_ptr<Servable>> find(std::string_view model, std::string_view version) const;
+
+ private:
+  std::map<std::string, ModelRoutes, std::less<>> models_;
+};
+
+}  // namespace headrace

@@ -1,0 +1,229 @@
+"""The C++ core, as Python sees it. `runtime.py` is the only module that imports it.
+
+Every failure raises `headrace.errors.HeadraceError` (a leaf a gRPC status code), made by the binding
+from the core's Status. Waits release the GIL. Datatype strings are KServe's ("FP32", "BYTES").
+
+NumPy arrays stand for tensors: dense dtypes as usual, C-contiguous; BYTES as object arrays of
+`bytes` (`str` is accepted on the way in and encoded as UTF-8); BF16 as uint16 bit patterns (NumPy has no
+bfloat16).
+"""
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, final
+
+import numpy as np
+import numpy.typing as npt
+
+Array = npt.NDArray[Any]
+
+__version__: str
+
+@final
+class TensorSpec:
+    def __init__(
+        self,
+        name: str,
+        datatype: str,
+        dims: Sequence[int],
+        *,
+        optional: bool = False,
+        labels: Sequence[str] = (),
+        reshape: Sequence[int] | None = None,
+    ) -> None: ...
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> str: ...
+    @property
+    def dims(self) -> list[int]: ...
+    @property
+    def optional(self) -> bool: ...
+
+@final
+class ModelSpec:
+    """The signature that clients see. `dims` exclude the batch dimension when max_batch_size > 0."""
+
+    def __init__(
+        self,
+        name: str,
+        version: int,
+        max_batch_size: int,
+        inputs: Sequence[TensorSpec],
+        outputs: Sequence[TensorSpec],
+    ) -> None: ...
+
+@final
+class QueuePolicy:
+    """config.pbtxt ModelQueuePolicy; `timeout_action` is "REJECT" or "DELAY"."""
+
+    def __init__(
+        self,
+        *,
+        timeout_action: str = "REJECT",
+        default_timeout_us: int = 0,
+        allow_timeout_override: bool = False,
+        max_queue_size: int = 0,
+    ) -> None: ...
+
+@final
+class BatchPolicy:
+    def __init__(
+        self,
+        *,
+        max_rows: int = 1,
+        preferred_batch_size: Sequence[int] = (),
+        max_queue_delay_us: int = 0,
+        preserve_ordering: bool = False,
+        priority_levels: int = 0,
+        default_priority_level: int = 0,
+        default_queue_policy: QueuePolicy | None = None,
+        priority_queue_policy: Mapping[int, QueuePolicy] = {},
+    ) -> None: ...
+
+@final
+class Model:
+    """A loaded artifact of a backend. Signature with the batch dimension, -1 = dynamic."""
+
+    @property
+    def inputs(self) -> list[TensorSpec]: ...
+    @property
+    def outputs(self) -> list[TensorSpec]: ...
+    @property
+    def description(self) -> str: ...
+
+class OpenVinoBackend:
+    def __init__(self) -> None: ...
+    @staticmethod
+    def version() -> str: ...
+    def devices(self) -> list[str]: ...
+    def inspect(self, path: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
+        """Inputs and outputs of an ONNX or IR file, without compiling it."""
+
+    def load(
+        self,
+        path: str,
+        *,
+        device: str = "CPU",
+        instances: int = 1,
+        threads: int = 1,
+        cache_dir: str = "",
+        properties: Mapping[str, str] = {},
+    ) -> Model: ...
+
+def callback_model(
+    callables: Sequence[Callable[[dict[str, Array]], Mapping[str, Array]]],
+    inputs: Sequence[TensorSpec],
+    outputs: Sequence[TensorSpec],
+    *,
+    description: str = "Python callable",
+) -> Model:
+    """A model of as many instances as there are callables, each called with {input name: array}
+    (batch dimension first; a left-out optional input is missing) and answering {output name: array}.
+    What it raises becomes INTERNAL for the requests of that batch."""
+
+@final
+class ModelVersion:
+    """A loaded version: signature, queue, instances. Life: warm_up -> start -> close."""
+
+    def __init__(self, spec: ModelSpec, model: Model, *, policy: BatchPolicy, instances: int) -> None: ...
+    def warm_up(self, inputs: Mapping[str, Array]) -> None:
+        """Runs once on every instance, before start(). Arrays carry the batch dimension."""
+
+    def start(self) -> None: ...
+    def infer(
+        self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), timeout_s: float | None = None
+    ) -> dict[str, Array]:
+        """One request from this process, through the queue and the batcher like any other."""
+
+    def close(self, *, drain: bool = True, timeout_s: float | None = None) -> bool:
+        """Ends it: what is queued is served (drain) or refused. True if all was served in time."""
+
+    @property
+    def description(self) -> str: ...
+    @property
+    def instances(self) -> int: ...
+    @property
+    def pending(self) -> int: ...
+    @property
+    def in_flight(self) -> int: ...
+    def statistics(self) -> dict[str, Any]:
+        """Counters since creation:
+        last_inference_ms, inference_count, execution_count: int
+        success, fail, queue, compute_input, compute_infer, compute_output: (count, ns)
+        failures: {"REJECTED" | "CANCELED" | "BACKEND" | "OTHER": int}
+        batches: {batch size: (executions, input ns, infer ns, output ns)}
+        request_ns, queue_ns, infer_ns: {"count": int, "sum": ns, "buckets": [int, ...]} with the
+        bucket bounds of histogram_bounds_ns()."""
+
+def histogram_bounds_ns() -> list[int]:
+    """Upper bounds (exclusive), four an octave, of every latency histogram."""
+
+def available_cores() -> int:
+    """Cores this process may use: affinity and cgroup quota."""
+
+def plan_cores(cores: int, demands: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
+    """[(model, instances, threads asked or 0)] -> [(model, instances, threads an instance)]."""
+
+@final
+class ServerOptions:
+    def __init__(
+        self,
+        *,
+        host: str = "0.0.0.0",
+        port: int = 8001,
+        io_threads: int = 0,
+        max_message_bytes: int = 0,
+        max_concurrent_streams: int = 1024,
+        max_connections: int = 10000,
+        python_threads: int = 4,
+        server_name: str = "headrace",
+    ) -> None:
+        """port 0: any free one. io_threads 0: planned. max_message_bytes 0: 2 GiB - 1 for ModelInfer,
+        4 MiB for other methods."""
+
+@final
+class CallInfo:
+    """The call a Python handler serves."""
+
+    @property
+    def method(self) -> str: ...
+    @property
+    def peer(self) -> str: ...
+    @property
+    def metadata(self) -> list[tuple[str, str | bytes]]: ...
+    def time_remaining(self) -> float | None: ...
+    def is_active(self) -> bool: ...
+    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None: ...
+    def send_initial_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None: ...
+
+@final
+class Server:
+    """The gRPC server. ModelInfer, ServerLive, ServerReady, ModelReady and health Check are answered
+    in C++; everything else by handlers added with add_method."""
+
+    def __init__(self, options: ServerOptions) -> None: ...
+    def add_method(
+        self, path: str, handler: Callable[[bytes, CallInfo], bytes], *, blocking: bool = False
+    ) -> None:
+        """Before start(). `path` is "/package.Service/Method". Called on the Python pool; `blocking`
+        handlers (they may take long) get a pool of their own. An exception with `code` (int) and
+        `details` (str) attributes ends the call with that status, any other with UNKNOWN."""
+
+    def start(self) -> None:
+        """Binds and serves. Raises UnavailableError naming the address when it cannot be bound."""
+
+    @property
+    def port(self) -> int: ...
+    def publish(self, routes: Mapping[str, Mapping[int, ModelVersion | None]]) -> None:
+        """Replaces the route table whole: {model: {version: ready ModelVersion or None}}. Requests
+        without a version go to the highest ready one. Returns when no I/O thread uses the old table."""
+
+    def set_ready(self, ready: bool) -> None: ...
+    def set_health(self, service: str, serving: bool) -> None: ...
+    def stop(self, grace_s: float = 30.0) -> bool:
+        """Refuses new calls, lets running ones finish within the grace, ends the rest. True if none
+        had to be ended. Idempotent."""
+
+    def statistics(self) -> dict[str, int]:
+        """connections_open, connections_total, calls_started, calls_finished, calls_active,
+        bytes_received, bytes_sent."""
