@@ -1,0 +1,86 @@
+# One word an act. `make help` lists them; scripts/bootstrap.sh does what each needs first.
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+PYTHON_BIN := .venv/bin/python
+SAY := printf '\033[1m== %s\033[0m\n'
+# Built here, so that the C++ tests find the same OpenVINO as the extension.
+CMAKE_PYTHON := -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON_BIN)
+CLANG_FORMAT := .venv/bin/clang-format
+CXX_FILES = $(shell git ls-files '*.h' '*.cc')
+
+.PHONY: help
+help: ## this list
+	@grep -hE '^[a-z-]+:.*##' $(MAKEFILE_LIST) | sed -E 's/:.*## /\t/' | expand -t 12
+
+.PHONY: build
+build: ## system packages if missing, .venv, headrace built and installed in it
+	@scripts/bootstrap.sh
+
+.PHONY: demo
+demo: ## serve real models and use them through tritonclient
+	@scripts/bootstrap.sh demo
+	@$(SAY) "models"
+	@$(PYTHON_BIN) examples/make_models.py examples/models
+	@$(SAY) "demo"
+	@$(PYTHON_BIN) examples/demo.py --model-repository examples/models
+
+.PHONY: test
+test: test-cpp test-python lint ## build, C++ tests, Python and end-to-end tests, linters
+
+.PHONY: test-cpp
+test-cpp:
+	@scripts/bootstrap.sh
+	@$(SAY) "C++ tests"
+	@cmake --preset dev $(CMAKE_PYTHON) --log-level=WARNING
+	@cmake --build --preset dev
+	@ctest --preset dev
+
+.PHONY: test-python
+test-python:
+	@scripts/bootstrap.sh test
+	@$(SAY) "Python tests"
+	@$(PYTHON_BIN) -m pytest $(PYTEST_ARGS)
+
+.PHONY: lint
+lint: ## ruff, mypy --strict, clang-format, tools/check_rooms.py
+	@scripts/bootstrap.sh test dev
+	@$(SAY) "linters"
+	@.venv/bin/ruff check .
+	@.venv/bin/ruff format --check .
+	@.venv/bin/mypy
+	@$(CLANG_FORMAT) --dry-run -Werror $(CXX_FILES)
+	@$(PYTHON_BIN) tools/check_rooms.py
+
+.PHONY: format
+format: ## let ruff and clang-format rewrite the files
+	@scripts/bootstrap.sh dev
+	@.venv/bin/ruff check --fix .
+	@.venv/bin/ruff format .
+	@$(CLANG_FORMAT) -i $(CXX_FILES)
+
+.PHONY: sanitize
+sanitize: sanitize-asan-ubsan sanitize-tsan ## C++ tests under address+undefined, then thread sanitizer
+
+sanitize-%:
+	@scripts/bootstrap.sh
+	@$(SAY) "C++ tests under $*"
+	@cmake --preset $* $(CMAKE_PYTHON) --log-level=WARNING
+	@cmake --build --preset $*
+	@ctest --preset $*
+
+.PHONY: bench
+bench: ## build the load generator and the bare peers of bench/, and say how to run them
+	@scripts/bootstrap.sh demo
+	@cmake --preset release $(CMAKE_PYTHON) --log-level=WARNING
+	@cmake --build --preset release
+	@if [ -f bench/frontend.py ]; then $(PYTHON_BIN) bench/frontend.py $(BENCH_ARGS); fi
+
+.PHONY: wheel
+wheel: ## dist/headrace-*.whl
+	@scripts/bootstrap.sh
+	@$(PYTHON_BIN) -m pip wheel --quiet --no-deps --no-build-isolation -w dist .
+	@ls -l dist
+
+.PHONY: clean
+clean: ## remove everything that was built, .venv and the example models included
+	@rm -rf build dist .venv examples/models .pytest_cache .mypy_cache .ruff_cache .hypothesis
