@@ -186,7 +186,9 @@ def _blocks(images: Iterable[Array]) -> list[str]:
 def recognise_digits(client: Any, reference: Reference) -> list[str]:
     from sklearn.datasets import load_digits
 
-    console.rule("[bold]Which digit is it?[/bold]  a perceptron trained for this demo", align="left")
+    console.rule(
+        "[bold]Which digit is it?[/bold]  a perceptron trained for this demo", align="left"
+    )
     digits = load_digits()
     chosen = range(0, 1797, 7)
     images = [digits.images[i].astype(np.float32) for i in chosen]
@@ -243,7 +245,9 @@ def follow_sound(client: Any, reference: Reference) -> list[str]:
 
 def print_statistics(client: Any) -> None:
     console.rule("[bold]What the server counted[/bold]", align="left")
-    table = Table("model", "requests", "runs", "mean batch", "queue ms", "compute ms", "batch sizes")
+    table = Table(
+        "model", "requests", "runs", "mean batch", "queue ms", "compute ms", "batch sizes"
+    )
     for model in client.get_inference_statistics().model_stats:
         stats = model.inference_stats
         runs = {b.batch_size: b.compute_infer.count for b in model.batch_stats}

@@ -56,7 +56,9 @@ def wheel_folder(module: str, wheel: str) -> Path:
     """Where an installed wheel keeps its files, without importing it."""
     spec = importlib.util.find_spec(module)
     if spec is None or spec.origin is None:
-        sys.exit(f"{wheel} is not installed: run `scripts/bootstrap.sh demo`, or pip install {wheel}")
+        sys.exit(
+            f"{wheel} is not installed: run `scripts/bootstrap.sh demo`, or pip install {wheel}"
+        )
     return Path(spec.origin).parent
 
 

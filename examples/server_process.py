@@ -43,7 +43,7 @@ class ServerProcess:
         self.start_seconds = 0.0
         self.returncode: int | None = None
         self._started = 0.0
-        self._log = tempfile.TemporaryFile()
+        self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
 
     def __enter__(self) -> ServerProcess:
         self._started = time.monotonic()

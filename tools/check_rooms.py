@@ -49,7 +49,7 @@ HOMES = {
 # Python rooms, bottom up. Those of one floor do not import each other.
 PYTHON_FLOORS = {
     "errors": 1,
-    "proto": 1,
+    "protocol": 2,
     "datatypes": 2,
     "logs": 2,
     "config": 3,
