@@ -11,7 +11,7 @@
 
 #include <atomic>
 #include <cstddef>
-#include <cstdlib>
+#include <cstdint>
 #include <new>
 #include <span>
 #include <string_view>
@@ -35,9 +35,12 @@ class BufferRef {
   // `size` uninitialised bytes, aligned to 64 (a cache line, an AVX-512 register).
   // Throws std::bad_alloc: callers bound `size` first.
   static BufferRef allocate(std::size_t size) {
-    void* memory = ::operator new(sizeof(Block) + size, std::align_val_t{kAlignment});
+    // Aligned by hand within a plain allocation: glibc's aligned allocation bypasses its thread cache.
+    void* memory = ::operator new(sizeof(Block) + size + kAlignment - alignof(std::max_align_t));
+    const auto address = reinterpret_cast<std::uintptr_t>(memory);
+    void* aligned = reinterpret_cast<void*>((address + kAlignment - 1) & ~(kAlignment - 1));
     BufferRef ref;
-    ref.block_ = new (memory) Block{size};
+    ref.block_ = new (aligned) Block{size, memory};
     return ref;
   }
 
@@ -57,17 +60,19 @@ class BufferRef {
   void reset() noexcept {
     Block* block = std::exchange(block_, nullptr);
     if (block != nullptr && block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
+      void* memory = block->memory;
       block->~Block();
-      ::operator delete(block, std::align_val_t{kAlignment});
+      ::operator delete(memory);
     }
   }
 
  private:
-  static constexpr std::size_t kAlignment = 64;
+  static constexpr std::uintptr_t kAlignment = 64;
   struct alignas(kAlignment) Block {
-    explicit Block(std::size_t n) : size(n) {}
+    Block(std::size_t n, void* m) : size(n), memory(m) {}
     std::atomic<std::size_t> references{1};
     std::size_t size;
+    void* memory;  // what operator new answered
   };
 
   std::byte* bytes() const {

@@ -1,0 +1,114 @@
+#include <pybind11/stl.h>
+
+#include "backends/callback/callback_backend.h"
+#include "backends/openvino/openvino_backend.h"
+#include "bindings/bindings.h"
+#include "bindings/numpy_tensor.h"
+#include "bindings/python_status.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace headrace {
+namespace {
+
+// A Python callable held by C++: dropped with the GIL, from whatever thread.
+std::shared_ptr<py::object> hold(py::object object) {
+  return {new py::object(std::move(object)), [](py::object* held) {
+            const py::gil_scoped_acquire gil;
+            delete held;
+          }};
+}
+
+Status call_python(const py::object& callable, const std::vector<TensorSpec>& input_specs,
+                   const std::vector<TensorSpec>& output_specs,
+                   const std::vector<std::optional<CallbackInput>>& inputs,
+                   std::vector<BackendOutput>& outputs) {
+  const py::gil_scoped_acquire gil;
+  try {
+    py::dict arguments;
+    for (std::size_t i = 0; i < inputs.size(); ++i) {
+      if (!inputs[i]) continue;
+      Result<py::object> array = array_of(inputs[i]->tensor, inputs[i]->owner, true);
+      if (!array) return array.error();
+      arguments[py::str(input_specs[i].name)] = *std::move(array);
+    }
+    const py::object answer = callable(arguments);
+    if (!py::hasattr(answer, "__getitem__") || !py::hasattr(answer, "__contains__")) {
+      return Status::internal("the model answered a " +
+                              std::string(py::str(py::type::of(answer).attr("__name__"))) +
+                              ", expected a mapping of output names to arrays");
+    }
+    for (const TensorSpec& spec : output_specs) {
+      if (!answer.contains(spec.name)) {
+        return Status::internal("the model's answer lacks output '" + spec.name + "'");
+      }
+      Result<BackendOutput> output =
+          tensor_of(answer[py::str(spec.name)], spec.dtype, "output '" + spec.name + "'");
+      if (!output) return Status::internal(output.error().message());
+      outputs.push_back(*std::move(output));
+    }
+    return {};
+  } catch (const py::error_already_set& error) {
+    return status_of_exception(error, StatusCode::kInternal, "");
+  }
+}
+
+std::shared_ptr<Model> callback_model(const std::vector<py::object>& callables,
+                                      std::vector<TensorSpec> inputs,
+                                      std::vector<TensorSpec> outputs, std::string description) {
+  std::vector<Callback> callbacks;
+  for (const py::object& callable : callables) {
+    callbacks.push_back([held = hold(callable), inputs, outputs](const auto& in, auto& out) {
+      return call_python(*held, inputs, outputs, in, out);
+    });
+  }
+  return make_callback_model(std::move(inputs), std::move(outputs), std::move(callbacks),
+                             std::move(description));
+}
+
+}  // namespace
+
+void bind_backends(py::module_& module) {
+  py::class_<Model, std::shared_ptr<Model>>(module, "Model")
+      .def_property_readonly("inputs", &Model::inputs)
+      .def_property_readonly("outputs", &Model::outputs)
+      .def_property_readonly("description", &Model::description);
+  py::class_<OpenVinoBackend>(module, "OpenVinoBackend")
+      .def(py::init<>(), py::call_guard<py::gil_scoped_release>())
+      .def_static("version", &OpenVinoBackend::version)
+      .def("devices", &OpenVinoBackend::devices, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "inspect",
+          [](const OpenVinoBackend& self, const std::string& path) {
+            auto result = [&] {
+              const py::gil_scoped_release release;
+              return self.inspect(path);
+            }();
+            return value_or_raise(std::move(result));
+          },
+          "path"_a)
+      .def(
+          "load",
+          [](const OpenVinoBackend& self, const std::string& path, std::string device,
+             uint32_t instances, uint32_t threads, std::string cache_dir,
+             std::map<std::string, std::string> properties) {
+            OpenVinoOptions options;
+            options.device = std::move(device);
+            options.instances = instances;
+            options.threads = threads;
+            options.cache_dir = std::move(cache_dir);
+            options.properties = std::move(properties);
+            auto result = [&] {
+              const py::gil_scoped_release release;
+              return self.load(path, options);
+            }();
+            return value_or_raise(std::move(result));
+          },
+          "path"_a, py::kw_only(), "device"_a = "CPU", "instances"_a = 1, "threads"_a = 1,
+          "cache_dir"_a = "", "properties"_a = std::map<std::string, std::string>());
+  module.def("callback_model", &callback_model, "callables"_a, "inputs"_a, "outputs"_a,
+             py::kw_only(), "description"_a = "Python callable");
+}
+
+}  // namespace headrace

@@ -1,0 +1,14 @@
+// The parts of headrace._ext; module.cc puts them together. The only room that knows Python or the
+// GIL: it is taken here and nowhere else, and never by an I/O thread.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+namespace headrace {
+
+void bind_specs(pybind11::module_& module);     // TensorSpec, ModelSpec, QueuePolicy, BatchPolicy
+void bind_backends(pybind11::module_& module);  // Model, OpenVinoBackend, callback_model
+void bind_serving(pybind11::module_& module);   // ModelVersion, plan_cores, ...
+void bind_server(pybind11::module_& module);    // ServerOptions, CallInfo, Server
+
+}  // namespace headrace

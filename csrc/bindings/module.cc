@@ -1,0 +1,10 @@
+#include "bindings/bindings.h"
+
+PYBIND11_MODULE(_ext, module) {
+  module.doc() = "The C++ core of Headrace; the contract is _ext.pyi.";
+  module.attr("__version__") = HEADRACE_VERSION;
+  headrace::bind_specs(module);
+  headrace::bind_backends(module);
+  headrace::bind_serving(module);
+  headrace::bind_server(module);
+}

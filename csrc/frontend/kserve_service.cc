@@ -1,0 +1,190 @@
+#include "frontend/kserve_service.h"
+
+#include <protozero/pbf_message.hpp>
+#include <protozero/pbf_writer.hpp>
+#include <utility>
+
+#include "frontend/infer_codec.h"
+
+namespace headrace {
+namespace {
+
+// Requests kept for reuse a loop; more than this in flight are allocated and freed.
+constexpr std::size_t kPoolSize = 4096;
+
+// The two string fields of ModelReadyRequest; HealthCheckRequest has the first only.
+struct NameAndVersion {
+  std::string_view name;
+  std::string_view version;
+};
+
+Result<NameAndVersion> decode_name_and_version(std::string_view message) {
+  NameAndVersion result;
+  try {
+    protozero::pbf_reader reader(message.data(), message.size());
+    while (reader.next()) {
+      const bool text = reader.wire_type() == protozero::pbf_wire_type::length_delimited;
+      if (text && (reader.tag() == 1 || reader.tag() == 2)) {
+        std::string_view& field = reader.tag() == 1 ? result.name : result.version;
+        const protozero::data_view view = reader.get_view();
+        field = {view.data(), view.size()};
+        if (!valid_utf8(field)) return Status::internal("Exception deserializing request!");
+      } else {
+        reader.skip();
+      }
+    }
+  } catch (const protozero::exception&) {
+    return Status::internal("Exception deserializing request!");
+  }
+  return result;
+}
+
+// A response whose only field is number 1: a bool or an enum.
+void respond_number(Call& call, uint32_t value) {
+  std::string text(Call::kPrefixBytes, '\0');
+  protozero::pbf_writer writer(text);
+  if (value != 0) writer.add_uint32(1, value);
+  BufferRef head = BufferRef::allocate(text.size());
+  std::copy(text.begin(), text.end(), reinterpret_cast<char*>(head.data()));
+  std::vector<BodyPiece> rest;
+  call.respond(std::move(head), rest);
+}
+
+}  // namespace
+
+class KServeService::InferHandler final : public Handler {
+ public:
+  explicit InferHandler(KServeService& service) : service_(service) {}
+  void on_unary(Call& call, BufferRef message) override {
+    service_.infer(call, std::move(message));
+  }
+  void on_cancel(Call& call) override { static_cast<Request*>(call.context)->cancel(); }
+
+ private:
+  KServeService& service_;
+};
+
+// A method that is answered at once.
+class KServeService::ProbeHandler final : public Handler {
+ public:
+  using Answer = std::function<void(Call&, std::string_view message)>;
+  explicit ProbeHandler(Answer answer) : answer_(std::move(answer)) {}
+  void on_unary(Call& call, BufferRef message) override { answer_(call, message.view()); }
+  void on_cancel(Call&) override {}
+
+ private:
+  const Answer answer_;
+};
+
+KServeService::KServeService(EventLoop& loop, CallSet& calls, ServerState& state)
+    : loop_(loop), calls_(calls), state_(state), routes_(state.routes), health_(state.health) {
+  loop_.add_inbox(*this);
+}
+
+KServeService::~KServeService() = default;
+
+void KServeService::start() { thread_ = std::this_thread::get_id(); }
+
+void KServeService::refresh() {
+  routes_.get();
+  health_.get();
+}
+
+void KServeService::add_to(MethodTable& methods, std::size_t max_message_bytes) {
+  const auto add = [&](std::string path, std::unique_ptr<Handler> handler, std::size_t limit) {
+    methods.add(std::move(path), {handler.get(), limit});
+    handlers_.push_back(std::move(handler));
+  };
+  constexpr std::size_t kProbeBytes = 64 * 1024;
+  const std::string service = "/inference.GRPCInferenceService/";
+  add(service + "ModelInfer", std::make_unique<InferHandler>(*this), max_message_bytes);
+  // A server that answers at all is live.
+  add(service + "ServerLive",
+      std::make_unique<ProbeHandler>([](Call& call, std::string_view) { respond_number(call, 1); }),
+      kProbeBytes);
+  add(service + "ServerReady", std::make_unique<ProbeHandler>([this](Call& call, std::string_view) {
+        respond_number(call, state_.ready.load(std::memory_order_acquire) ? 1 : 0);
+      }),
+      kProbeBytes);
+  add(service + "ModelReady",
+      std::make_unique<ProbeHandler>([this](Call& call, std::string_view message) {
+        const Result<NameAndVersion> wanted = decode_name_and_version(message);
+        if (!wanted) return call.fail(wanted.error());
+        const auto found = routes_.get().find(wanted->name, wanted->version);
+        // Triton answers OK, false for an unknown model; only a malformed version is an error.
+        if (!found && found.error().code() == StatusCode::kInvalidArgument) {
+          return call.fail(found.error());
+        }
+        respond_number(call, found ? 1 : 0);
+      }),
+      kProbeBytes);
+  add("/grpc.health.v1.Health/Check",
+      std::make_unique<ProbeHandler>([this](Call& call, std::string_view message) {
+        const Result<NameAndVersion> wanted = decode_name_and_version(message);
+        if (!wanted) return call.fail(wanted.error());
+        const HealthTable& table = health_.get();
+        const auto found = table.find(wanted->name);
+        if (found == table.end()) return call.fail(Status::not_found("unknown service"));
+        respond_number(call, found->second ? 1 : 2);  // SERVING, NOT_SERVING
+      }),
+      kProbeBytes);
+}
+
+Request* KServeService::allocate() {
+  outstanding_.fetch_add(1, std::memory_order_relaxed);
+  if (pool_.empty()) return new Request(*this);
+  Request* request = pool_.back().release();
+  pool_.pop_back();
+  return request;
+}
+
+void KServeService::release(Request* request) noexcept {
+  // Always on the loop's thread (or after it ended): answered requests end in respond().
+  request->reset();
+  if (pool_.size() < kPoolSize) {
+    pool_.emplace_back(request);
+  } else {
+    delete request;
+  }
+  outstanding_.fetch_sub(1, std::memory_order_release);
+}
+
+void KServeService::infer(Call& call, BufferRef message) {
+  RequestPtr request(allocate());
+  request->call_id = call.id();
+  request->times.arrived = loop_.now();
+  request->deadline = call.deadline();
+  call.context = request.get();
+  Status status = decode_infer_request(std::move(message), *request);
+  if (!status.ok()) return answer(std::move(request), std::move(status));
+  const auto servable = routes_.get().find(request->model_name, request->model_version);
+  if (!servable) return answer(std::move(request), servable.error());
+  (*servable)->submit(std::move(request));
+}
+
+void KServeService::complete(RequestPtr request) noexcept {
+  if (std::this_thread::get_id() == thread_) return respond(std::move(request));
+  {
+    const std::lock_guard lock(mutex_);
+    inbox_.push_back(std::move(request));
+  }
+  loop_.wake();
+}
+
+void KServeService::on_wake() {
+  {
+    const std::lock_guard lock(mutex_);
+    answered_.swap(inbox_);
+  }
+  for (RequestPtr& request : answered_) respond(std::move(request));
+  answered_.clear();
+}
+
+void KServeService::respond(RequestPtr request) {
+  Call* call = calls_.find(request->call_id);
+  if (call == nullptr) return;  // the client is gone
+  if (!request->response.status.ok()) return call->fail(request->response.status);
+  call->respond(encode_infer_response(*request, Call::kPrefixBytes, scratch_, pieces_), pieces_);
+}
+
+}  // namespace headrace

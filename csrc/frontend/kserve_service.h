@@ -1,0 +1,71 @@
+// KServeService: the RPCs of KServe v2 that are answered in C++ (ModelInfer and the probes), for one
+// event loop. It turns a call into a Request, finds its Servable, and encodes the answer when the
+// Request comes back.
+//
+// Threads: belongs to its loop's thread; complete() is called by any (a Request is answered on an
+// instance thread and crosses back here).
+// Invariants: a Request's memory returns to this pool before it is used again, so the raw pointer that a
+// call keeps for cancellation is valid as long as the call waits.
+// ---------------------------------------------------------------------------------------------
+#pragma once
+
+#include <atomic>
+#include <memory>
+#include <mutex>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "core/request.h"
+#include "frontend/server_state.h"
+#include "rpc/call.h"
+#include "transport/event_loop.h"
+
+namespace headrace {
+
+class KServeService final : public Completion, public EventLoop::Inbox {
+ public:
+  KServeService(EventLoop& loop, CallSet& calls, ServerState& state);
+  ~KServeService() override;
+
+  // Adds its methods (and grpc.health.v1's Check) to the loop's table.
+  void add_to(MethodTable& methods, std::size_t max_message_bytes);
+
+  // Looks at the newest snapshots, so that this loop lets go of old ones.
+  void refresh();
+
+  // Requests that have not come back yet.
+  std::size_t outstanding() const { return outstanding_.load(std::memory_order_acquire); }
+  // From the loop's thread, before it serves.
+  void start();
+
+  void complete(RequestPtr request) noexcept override;
+  void release(Request* request) noexcept override;
+  void on_wake() override;
+
+ private:
+  class InferHandler;
+  class ProbeHandler;
+
+  void infer(Call& call, BufferRef message);
+  void respond(RequestPtr request);
+  Request* allocate();
+
+  EventLoop& loop_;
+  CallSet& calls_;
+  ServerState& state_;
+  SnapshotReader<RouteTable> routes_;
+  SnapshotReader<HealthTable> health_;
+  std::vector<std::unique_ptr<Handler>> handlers_;
+  std::thread::id thread_;
+  std::vector<std::unique_ptr<Request>> pool_;
+  std::atomic<std::size_t> outstanding_{0};
+  std::string scratch_;
+  std::vector<BodyPiece> pieces_;
+  std::vector<RequestPtr> answered_;  // of this turn
+
+  std::mutex mutex_;
+  std::vector<RequestPtr> inbox_;  // guarded by mutex_
+};
+
+}  // namespace headrace

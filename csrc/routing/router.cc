@@ -1,0 +1,54 @@
+#include "routing/router.h"
+
+#include <charconv>
+
+namespace headrace {
+namespace {
+
+std::string unknown_model(std::string_view model) {
+  return "Request for unknown model: '" + std::string(model) + "'";
+}
+
+Result<int64_t> parse_version(std::string_view text) {
+  int64_t version = 0;
+  const auto [end, error] = std::from_chars(text.data(), text.data() + text.size(), version);
+  if (error != std::errc() || end != text.data() + text.size()) {
+    return Status::invalid_argument("failed to get model version from specified version string '" +
+                                    std::string(text) +
+                                    "' (details: stol), version should be an integral value > 0");
+  }
+  if (version <= 0) {
+    return Status::invalid_argument("invalid model version specified '" + std::string(text) +
+                                    "' , version should be an integral value > 0");
+  }
+  return version;
+}
+
+}  // namespace
+
+Result<std::shared_ptr<Servable>> RouteTable::find(std::string_view model,
+                                                   std::string_view version) const {
+  const auto found = models_.find(model);
+  if (version.empty()) {
+    if (found == models_.end()) return Status::not_found(unknown_model(model) + " is not found");
+    if (found->second.default_version == nullptr) {
+      return Status::not_found(unknown_model(model) + " has no available versions");
+    }
+    return found->second.default_version;
+  }
+  const Result<int64_t> number = parse_version(version);
+  if (!number) return number.error();
+  if (found == models_.end()) return Status::not_found(unknown_model(model) + " is not found");
+  const auto at = found->second.versions.find(*number);
+  if (at == found->second.versions.end()) {
+    return Status::not_found(unknown_model(model) + " version " + std::to_string(*number) +
+                             " is not found");
+  }
+  if (at->second == nullptr) {
+    return Status::unavailable(unknown_model(model) + " version " + std::to_string(*number) +
+                               " is not at ready state");
+  }
+  return at->second;
+}
+
+}  // namespace headrace

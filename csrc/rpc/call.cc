@@ -1,0 +1,328 @@
+#include "rpc/call.h"
+
+#include <algorithm>
+#include <cstring>
+#include <functional>
+
+#include "rpc/grpc_codec.h"
+
+namespace headrace {
+namespace {
+
+constexpr HeaderField kStatus200{":status", "200", true};
+constexpr HeaderField kContentType{"content-type", "application/grpc", true};
+constexpr HeaderField kAcceptEncodingField{"grpc-accept-encoding", kAcceptEncoding, true};
+constexpr HeaderField kGrpcOk{"grpc-status", "0", true};
+
+// Above this a message's memory grows with what arrives instead of with what its prefix claims.
+constexpr std::size_t kTrustedBytes = 1 << 20;
+
+bool grpc_content_type(std::string_view value) {
+  constexpr std::string_view kPrefix = "application/grpc";
+  return value.starts_with(kPrefix) &&
+         (value.size() == kPrefix.size() || value[kPrefix.size()] == '+' ||
+          value[kPrefix.size()] == ';');
+}
+
+bool reserved_header(std::string_view name) {
+  return name.starts_with("grpc-") || name == "te" || name == "content-type";
+}
+
+std::string_view code_text(StatusCode code) {
+  constexpr std::array<std::string_view, 17> kText = {"0",  "1",  "2",  "3",  "4",  "5",
+                                                      "6",  "7",  "8",  "9",  "10", "11",
+                                                      "12", "13", "14", "15", "16"};
+  return kText[static_cast<std::size_t>(code)];
+}
+
+void append(std::vector<HeaderField>& fields, const Metadata* metadata) {
+  if (metadata == nullptr) return;
+  for (const auto& [name, value] : *metadata) fields.push_back({name, value});
+}
+
+}  // namespace
+
+uint64_t Call::id() const { return uint64_t{generation_} << 32 | index_; }
+
+TimePoint Call::now() const { return set_->now_(); }
+
+void Call::open(Stream& stream) {
+  stream_ = &stream;
+  state_ = State::kReceiving;
+  path_.clear();
+  text_.clear();
+  fields_.clear();
+  post_ = content_type_ok_ = bad_timeout_ = bad_encoding_ = false;
+  encoding_ = Encoding::kIdentity;
+  deadline_ = kNever;
+  method_ = nullptr;
+  prefix_size_ = 0;
+  have_message_ = compressed_ = false;
+  message_size_ = received_ = 0;
+  context = nullptr;
+}
+
+void Call::on_header(std::string_view name, std::string_view value) {
+  if (!name.empty() && name[0] == ':') {
+    if (name == ":path") path_ = value;
+    if (name == ":method") post_ = value == "POST";
+    return;
+  }
+  if (name == "content-type") {
+    content_type_ok_ = grpc_content_type(value);
+  } else if (name == "grpc-timeout") {
+    const std::optional<Nanoseconds> timeout = parse_grpc_timeout(value);
+    bad_timeout_ = !timeout;
+    if (timeout) deadline_ = saturating_add(now(), *timeout);
+  } else if (name == "grpc-encoding") {
+    const std::optional<Encoding> encoding = encoding_from_name(value);
+    bad_encoding_ = !encoding;
+    if (encoding) encoding_ = *encoding;
+  }
+  if (reserved_header(name)) return;
+  text_.append(name).append(value);
+  fields_.push_back({static_cast<uint32_t>(name.size()), static_cast<uint32_t>(value.size())});
+}
+
+Metadata Call::metadata() const {
+  Metadata metadata;
+  metadata.reserve(fields_.size());
+  std::size_t at = 0;
+  for (const Field& field : fields_) {
+    metadata.emplace_back(text_.substr(at, field.name_size),
+                          text_.substr(at + field.name_size, field.value_size));
+    at += field.name_size + field.value_size;
+  }
+  return metadata;
+}
+
+void Call::on_headers_end(bool too_large) {
+  if (!content_type_ok_ && !too_large) {
+    // Not a gRPC client: HTTP's own answer (PROTOCOL-HTTP2.md, Content-Type).
+    const std::array<HeaderField, 1> headers = {{{":status", "415", true}}};
+    stream_->send_headers_only(headers);
+    return finished(StatusCode::kUnknown);
+  }
+  if (too_large) {
+    return fail(Status::resource_exhausted("received metadata size exceeds the limit"));
+  }
+  if (!set_->refuse_.ok()) return fail(set_->refuse_);
+  if (!post_) return fail(Status::unimplemented("gRPC calls are POST requests"));
+  method_ = set_->methods_.find(path_);
+  if (method_ == nullptr) return fail(Status::unimplemented("Method not found: " + path_));
+  if (bad_timeout_) return fail(Status::internal("malformed grpc-timeout"));
+  if (bad_encoding_) {
+    return fail(Status::unimplemented("grpc-encoding is not supported; use one of " +
+                                      std::string(kAcceptEncoding)));
+  }
+  if (deadline_ != kNever) set_->timers_.schedule(timer_, deadline_);
+}
+
+bool Call::reserve(std::size_t bytes) {
+  if (set_->budget_.take(bytes)) {
+    charged_ += bytes;
+    return true;
+  }
+  fail(Status::resource_exhausted("the server holds as many request bytes as it may; try again"));
+  return false;
+}
+
+bool Call::begin_message() {
+  const auto flag = static_cast<uint8_t>(prefix_[0]);
+  uint32_t length = 0;
+  for (std::size_t i = 1; i < kPrefixBytes; ++i) {
+    length = length << 8 | static_cast<uint8_t>(prefix_[i]);
+  }
+  if (flag > 1) {
+    fail(Status::internal("malformed gRPC message: the compressed flag is " + std::to_string(flag)));
+    return false;
+  }
+  if (flag == 1 && encoding_ == Encoding::kIdentity) {
+    fail(Status::internal("compressed message without a grpc-encoding"));
+    return false;
+  }
+  if (have_message_) {
+    fail(Status::internal("a unary call has one request message, this one has more"));
+    return false;
+  }
+  if (length > method_->max_message_bytes) {
+    fail(Status::resource_exhausted("Received message larger than max (" + std::to_string(length) +
+                                    " vs. " + std::to_string(method_->max_message_bytes) + ")"));
+    return false;
+  }
+  have_message_ = true;
+  compressed_ = flag == 1;
+  message_size_ = length;
+  const std::size_t first = std::min<std::size_t>(length, kTrustedBytes);
+  if (!reserve(first)) return false;
+  message_ = BufferRef::allocate(first);
+  return true;
+}
+
+void Call::on_data(std::span<const std::byte> bytes) {
+  while (!bytes.empty() && state_ == State::kReceiving) {
+    if (have_message_ && received_ < message_size_) {
+      if (received_ == message_.size()) {
+        const std::size_t larger = std::min(message_size_, message_.size() * 2);
+        if (!reserve(larger - message_.size())) return;
+        BufferRef grown = BufferRef::allocate(larger);
+        std::memcpy(grown.data(), message_.data(), received_);
+        message_ = std::move(grown);
+      }
+      const std::size_t n = std::min(bytes.size(), message_.size() - received_);
+      std::memcpy(message_.data() + received_, bytes.data(), n);
+      received_ += n;
+      bytes = bytes.subspan(n);
+      continue;
+    }
+    const std::size_t n = std::min(bytes.size(), kPrefixBytes - prefix_size_);
+    std::memcpy(prefix_.data() + prefix_size_, bytes.data(), n);
+    prefix_size_ += n;
+    bytes = bytes.subspan(n);
+    if (prefix_size_ == kPrefixBytes) {
+      prefix_size_ = 0;
+      if (!begin_message()) return;
+    }
+  }
+}
+
+void Call::on_end() {
+  if (state_ != State::kReceiving) return;
+  if (prefix_size_ != 0 || (have_message_ && received_ != message_size_)) {
+    return fail(Status::internal("the request ended in the middle of a message"));
+  }
+  if (!have_message_) return fail(Status::internal("a unary call without a request message"));
+  dispatch();
+}
+
+void Call::dispatch() {
+  BufferRef message = std::move(message_);
+  if (compressed_) {
+    Result<BufferRef> inflated =
+        inflate_message(encoding_, message.span(), method_->max_message_bytes);
+    if (!inflated) return fail(inflated.error());
+    message = *std::move(inflated);
+    if (!reserve(message.size())) return;
+  }
+  state_ = State::kHandled;
+  method_->handler->on_unary(*this, std::move(message));
+}
+
+void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata* initial,
+                   const Metadata* trailing) {
+  std::size_t size = head.size() - kPrefixBytes;
+  for (const BodyPiece& piece : rest) size += piece.bytes.size();
+  // The prefix has 32 bits; clients stop at 2^31-1 (kserve: "exceeds gRPC's byte size limit").
+  constexpr std::size_t kMaxMessage = 0x7fffffff;
+  if (size > kMaxMessage) {
+    return fail(Status::invalid_argument("Response has byte size " + std::to_string(size) +
+                                         " which exceeds gRPC's byte size limit " +
+                                         std::to_string(kMaxMessage) + "."));
+  }
+  std::byte* prefix = head.data();
+  prefix[0] = std::byte{0};
+  for (std::size_t i = 0; i < 4; ++i) {
+    prefix[1 + i] = static_cast<std::byte>(size >> (8 * (3 - i)) & 0xff);
+  }
+  if (initial == nullptr) {
+    static constexpr std::array<HeaderField, 3> kHeaders = {kStatus200, kContentType,
+                                                            kAcceptEncodingField};
+    stream_->send_headers(kHeaders);
+  } else {
+    std::vector<HeaderField> headers = {kStatus200, kContentType, kAcceptEncodingField};
+    append(headers, initial);
+    stream_->send_headers(headers);
+  }
+  const std::span<const std::byte> bytes = head.span();
+  stream_->send_body({std::move(head), bytes});
+  for (BodyPiece& piece : rest) stream_->send_body(std::move(piece));
+  rest.clear();
+  if (trailing == nullptr) {
+    static constexpr std::array<HeaderField, 1> kTrailers = {kGrpcOk};
+    stream_->send_trailers(kTrailers);
+  } else {
+    std::vector<HeaderField> trailers = {kGrpcOk};
+    append(trailers, trailing);
+    stream_->send_trailers(trailers);
+  }
+  finished(StatusCode::kOk);
+}
+
+void Call::fail(const Status& status, const Metadata* trailing) {
+  const std::string message = percent_encode(status.message());
+  std::vector<HeaderField> headers = {kStatus200, kContentType, kAcceptEncodingField,
+                                      {"grpc-status", code_text(status.code()), true}};
+  if (!message.empty()) headers.push_back({"grpc-message", message});
+  append(headers, trailing);
+  stream_->send_headers_only(headers);
+  finished(status.code());
+}
+
+void Call::finished(StatusCode code) {
+  state_ = State::kFinished;
+  ++generation_;
+  set_->timers_.cancel(timer_);
+  message_.reset();
+  set_->budget_.give(std::exchange(charged_, 0));
+  set_->counters_.finished.fetch_add(1, std::memory_order_relaxed);
+  set_->counters_.finished_by_code[static_cast<std::size_t>(code)].fetch_add(
+      1, std::memory_order_relaxed);
+  set_->active_.fetch_sub(1, std::memory_order_relaxed);
+}
+
+void Call::on_deadline() {
+  if (state_ == State::kHandled) method_->handler->on_cancel(*this);
+  fail(Status::deadline_exceeded("Deadline Exceeded"));
+}
+
+void Call::on_closed(Http2Error) {
+  if (state_ == State::kHandled) method_->handler->on_cancel(*this);
+  if (state_ != State::kFinished) finished(StatusCode::kCancelled);
+  stream_ = nullptr;
+  set_->recycle(*this);
+}
+
+CallSet::CallSet(const MethodTable& methods, ReceiveBudget& budget, TimerWheel& timers,
+                 std::function<TimePoint()> now)
+    : methods_(methods), budget_(budget), timers_(timers), now_(std::move(now)) {}
+
+CallSet::~CallSet() = default;
+
+StreamHandler* CallSet::open(Stream& stream) {
+  if (free_.empty()) {
+    auto call = std::make_unique<Call>();
+    call->set_ = this;
+    call->index_ = static_cast<uint32_t>(calls_.size());
+    call->timer_.owner = call.get();
+    call->timer_.on_fire = [](TimerWheel::Timer& timer) {
+      static_cast<Call*>(timer.owner)->on_deadline();
+    };
+    calls_.push_back(std::move(call));
+    free_.push_back(calls_.back()->index_);
+  }
+  Call& call = *calls_[free_.back()];
+  free_.pop_back();
+  call.open(stream);
+  active_.fetch_add(1, std::memory_order_relaxed);
+  counters_.started.fetch_add(1, std::memory_order_relaxed);
+  return &call;
+}
+
+Call* CallSet::find(uint64_t id) {
+  const auto index = static_cast<std::size_t>(id & 0xffffffff);
+  if (index >= calls_.size()) return nullptr;
+  Call& call = *calls_[index];
+  return call.id() == id && call.state_ == Call::State::kHandled ? &call : nullptr;
+}
+
+void CallSet::fail_all(const Status& status) {
+  for (const std::unique_ptr<Call>& call : calls_) {
+    if (call->state_ == Call::State::kFinished) continue;
+    if (call->state_ == Call::State::kHandled) call->method_->handler->on_cancel(*call);
+    call->fail(status);
+  }
+}
+
+void CallSet::recycle(Call& call) { free_.push_back(call.index_); }
+
+}  // namespace headrace

@@ -1,0 +1,28 @@
+// Message compression (grpc/grpc doc/compression.md): gzip and deflate (RFC 1950) of request messages.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <optional>
+#include <span>
+#include <string_view>
+
+#include "base/buffer.h"
+#include "base/status.h"
+
+namespace headrace {
+
+enum class Encoding : uint8_t { kIdentity, kGzip, kDeflate };
+
+// What we accept, as the grpc-accept-encoding value.
+inline constexpr std::string_view kAcceptEncoding = "identity,gzip,deflate";
+
+std::optional<Encoding> encoding_from_name(std::string_view name);
+
+// Inflates a whole message. `limit` bounds the result: memory grows with what is really inflated, so a
+// small message cannot claim much. Errors: RESOURCE_EXHAUSTED past the limit, INTERNAL when the
+// bytes are not of that encoding or end early.
+Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
+                                  std::size_t limit);
+
+}  // namespace headrace

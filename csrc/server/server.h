@@ -1,0 +1,101 @@
+// Server: the composition root. It owns the I/O threads, joins the wire tower (transport, rpc,
+// frontend) with what the control plane publishes, and ends everything in order.
+//
+// Threads: the control plane calls one member at a time, from any thread that is not an I/O thread.
+//
+//   Server server(options);
+//   server.add_method("/pkg.Service/Method", factory);
+//   Status status = server.start();
+//   server.publish(routes);
+//   server.stop(30s);
+// ---------------------------------------------------------------------------------------------
+#pragma once
+
+#include <array>
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <string>
+#include <vector>
+
+#include "base/clock.h"
+#include "base/status.h"
+#include "frontend/server_state.h"
+#include "rpc/call.h"
+#include "transport/event_loop.h"
+
+namespace headrace {
+
+struct ServerOptions {
+  std::string host = "0.0.0.0";
+  uint16_t port = 8001;  // 0: any free one
+  uint32_t io_threads = 1;
+  std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
+  // Of received and unanswered messages, over all connections.
+  std::size_t receive_budget_bytes = std::size_t{4} << 30;
+  uint32_t max_concurrent_streams = 1024;
+  uint32_t max_connections = 10000;
+};
+
+struct ServerCounters {
+  uint64_t connections_open = 0;
+  uint64_t connections_total = 0;
+  uint64_t connections_refused = 0;
+  uint64_t bytes_received = 0;
+  uint64_t bytes_sent = 0;
+  uint64_t calls_started = 0;
+  uint64_t calls_finished = 0;
+  uint64_t calls_active = 0;
+  std::array<uint64_t, 17> calls_by_code{};
+};
+
+class Server {
+ public:
+  // Makes the handler of a method for one I/O loop; it lives as long as the loop.
+  using HandlerFactory = std::function<std::unique_ptr<Handler>(EventLoop&, CallSet&)>;
+
+  explicit Server(ServerOptions options);
+  ~Server();  // stop(0)
+
+  // Before start().
+  void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes);
+  // Errors: UNAVAILABLE naming the address; RESOURCE_EXHAUSTED.
+  Status start();
+  uint16_t port() const;
+
+  // Replaces the routes. Returns when no I/O thread uses the old ones any more.
+  void publish(std::shared_ptr<const RouteTable> routes);
+  void set_ready(bool ready);
+  void set_health(const std::string& service, bool serving);
+
+  // Stops accepting, sends GOAWAY, lets running calls finish within `grace`, ends the rest with
+  // UNAVAILABLE, joins the I/O threads. True if no call had to be ended. Idempotent.
+  bool stop(Nanoseconds grace);
+
+  ServerCounters counters() const;
+
+ private:
+  class Loop;
+  struct Registration {
+    std::string path;
+    HandlerFactory factory;
+    std::size_t max_message_bytes;
+  };
+
+  void on_every_loop(const std::function<void(Loop&)>& function);
+  std::size_t active_calls() const;
+
+  const ServerOptions options_;
+  std::vector<Registration> registrations_;
+  std::unique_ptr<ServerState> state_;
+  std::unique_ptr<ReceiveBudget> budget_;
+  std::vector<std::unique_ptr<Loop>> loops_;
+  std::atomic<uint64_t> connections_refused_{0};
+  std::size_t next_loop_ = 0;  // accepting thread only
+  uint16_t port_ = 0;
+  bool started_ = false;
+  bool stopped_ = false;
+};
+
+}  // namespace headrace

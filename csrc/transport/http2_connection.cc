@@ -1,0 +1,358 @@
+#include "transport/http2_connection.h"
+
+#include <nghttp2/nghttp2.h>
+
+#include <algorithm>
+#include <array>
+#include <cstring>
+#include <new>
+
+namespace headrace {
+namespace {
+
+// At or above this a body piece is sent by reference; below, copying it beats another iovec.
+constexpr std::size_t kByReferenceBytes = 8 * 1024;
+
+nghttp2_nv to_nv(const HeaderField& field) {
+  // The library copies unless told not to; literals need no copy.
+  const uint8_t flags =
+      field.constant ? NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+                     : NGHTTP2_NV_FLAG_NONE;
+  return {reinterpret_cast<uint8_t*>(const_cast<char*>(field.name.data())),
+          reinterpret_cast<uint8_t*>(const_cast<char*>(field.value.data())), field.name.size(),
+          field.value.size(), flags};
+}
+
+std::string_view view_of(const uint8_t* data, std::size_t size) {
+  return {reinterpret_cast<const char*>(data), size};
+}
+
+}  // namespace
+
+// nghttp2's callbacks; user_data is the connection, stream user data the Stream.
+struct Http2Callbacks {
+  static Http2Connection& self(void* user_data) {
+    return *static_cast<Http2Connection*>(user_data);
+  }
+  static Stream* find(nghttp2_session* session, int32_t id) {
+    return static_cast<Stream*>(nghttp2_session_get_stream_user_data(session, id));
+  }
+
+  static int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
+    Http2Connection& connection = self(user);
+    Stream* stream = connection.allocate_stream();
+    stream->id_ = frame->hd.stream_id;
+    nghttp2_session_set_stream_user_data(session, stream->id_, stream);
+    stream->handler_ = connection.acceptor_.open(*stream);
+    return 0;
+  }
+
+  static int on_header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name,
+                       size_t name_size, const uint8_t* value, size_t value_size, uint8_t,
+                       void* user) {
+    // Request trailers (HCAT_HEADERS) carry nothing a gRPC server reads.
+    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
+    Stream* stream = find(session, frame->hd.stream_id);
+    if (stream == nullptr) return 0;
+    stream->header_bytes_ += name_size + value_size + 32;
+    if (stream->header_bytes_ > self(user).options_.max_header_list_bytes) {
+      stream->headers_too_large_ = true;
+      return 0;
+    }
+    stream->handler_->on_header(view_of(name, name_size), view_of(value, value_size));
+    return 0;
+  }
+
+  static int on_frame_recv(nghttp2_session* session, const nghttp2_frame* frame, void*) {
+    if (frame->hd.type != NGHTTP2_HEADERS && frame->hd.type != NGHTTP2_DATA) return 0;
+    Stream* stream = find(session, frame->hd.stream_id);
+    if (stream == nullptr) return 0;
+    if (frame->hd.type == NGHTTP2_HEADERS && frame->headers.cat == NGHTTP2_HCAT_REQUEST) {
+      stream->handler_->on_headers_end(stream->headers_too_large_);
+      stream = find(session, frame->hd.stream_id);
+      if (stream == nullptr) return 0;
+    }
+    if ((frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0 && !stream->peer_ended_) {
+      stream->peer_ended_ = true;
+      stream->handler_->on_end();
+    }
+    return 0;
+  }
+
+  static int on_data_chunk(nghttp2_session* session, uint8_t, int32_t id, const uint8_t* data,
+                           size_t size, void*) {
+    // Messages are bounded one by one above (rpc), so the windows are re-opened at once.
+    nghttp2_session_consume(session, id, size);
+    Stream* stream = find(session, id);
+    if (stream != nullptr) {
+      stream->handler_->on_data({reinterpret_cast<const std::byte*>(data), size});
+    }
+    return 0;
+  }
+
+  static int on_stream_close(nghttp2_session* session, int32_t id, uint32_t error, void* user) {
+    Stream* stream = find(session, id);
+    if (stream == nullptr) return 0;
+    nghttp2_session_set_stream_user_data(session, id, nullptr);
+    self(user).close_stream(*stream, static_cast<Http2Error>(error));
+    return 0;
+  }
+
+  static int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void*) {
+    // The response is complete but the client is still sending: tell it to stop (RFC 9113 8.1).
+    // Not before the trailers left: nghttp2 drops queued frames of a stream that it resets.
+    if ((frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
+        (frame->hd.flags & NGHTTP2_FLAG_END_STREAM) != 0) {
+      const Stream* stream = find(session, frame->hd.stream_id);
+      if (stream != nullptr && !stream->peer_ended_) {
+        nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                  NGHTTP2_NO_ERROR);
+      }
+    }
+    return 0;
+  }
+
+  // How much of the body goes into the next DATA frame.
+  static ssize_t read_body(nghttp2_session*, int32_t, uint8_t* buffer, size_t size,
+                           uint32_t* flags, nghttp2_data_source* source, void* user) {
+    Stream& stream = *static_cast<Stream*>(source->ptr);
+    if (stream.body_.empty() && !stream.trailers_ready_) {
+      stream.deferred_ = true;
+      return NGHTTP2_ERR_DEFERRED;
+    }
+    std::size_t n = 0;
+    if (!stream.body_.empty()) {
+      const std::size_t left = stream.body_.front().bytes.size() - stream.body_offset_;
+      if (left >= kByReferenceBytes) {
+        // send_data takes it from the queue.
+        n = std::min(left, size);
+        *flags |= NGHTTP2_DATA_FLAG_NO_COPY;
+        const bool last = n == left && stream.body_.size() == 1;
+        if (last && stream.trailers_ready_) finish_body(self(user), stream, flags);
+        return static_cast<ssize_t>(n);
+      }
+      // Small pieces share a frame.
+      while (!stream.body_.empty() && n < size) {
+        const BodyPiece& piece = stream.body_.front();
+        const std::size_t rest = piece.bytes.size() - stream.body_offset_;
+        if (n != 0 && rest >= kByReferenceBytes) break;
+        const std::size_t take = std::min(rest, size - n);
+        std::memcpy(buffer + n, piece.bytes.data() + stream.body_offset_, take);
+        n += take;
+        advance_body(stream, take);
+      }
+    }
+    if (stream.body_.empty() && stream.trailers_ready_) finish_body(self(user), stream, flags);
+    return static_cast<ssize_t>(n);
+  }
+
+  static int send_data(nghttp2_session*, nghttp2_frame* frame, const uint8_t* frame_header,
+                       size_t size, nghttp2_data_source* source, void* user) {
+    Http2Connection& connection = self(user);
+    Stream& stream = *static_cast<Stream*>(source->ptr);
+    (void)frame;  // we never pad
+    connection.output_->append_copy({reinterpret_cast<const std::byte*>(frame_header), 9});
+    const BodyPiece& piece = stream.body_.front();
+    connection.output_->append_view(piece.owner, piece.bytes.subspan(stream.body_offset_, size));
+    advance_body(stream, size);
+    return 0;
+  }
+
+ private:
+  static void advance_body(Stream& stream, std::size_t n) {
+    stream.body_offset_ += n;
+    stream.unsent_ -= n;
+    if (stream.body_offset_ == stream.body_.front().bytes.size()) {
+      stream.body_.pop();
+      stream.body_offset_ = 0;
+    }
+  }
+
+  static void finish_body(Http2Connection& connection, Stream& stream, uint32_t* flags) {
+    *flags |= NGHTTP2_DATA_FLAG_EOF | NGHTTP2_DATA_FLAG_NO_END_STREAM;
+    connection.submit_trailers(stream);
+  }
+};
+
+Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& acceptor,
+                                 std::string peer)
+    : options_(options), acceptor_(acceptor), peer_(std::move(peer)) {
+  // One table for all sessions; nghttp2 copies it into each.
+  struct Library {
+    nghttp2_session_callbacks* callbacks = nullptr;
+    nghttp2_option* option = nullptr;
+    Library() {
+      if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0) {
+        throw std::bad_alloc();
+      }
+      nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks,
+                                                              Http2Callbacks::on_begin_headers);
+      nghttp2_session_callbacks_set_on_header_callback(callbacks, Http2Callbacks::on_header);
+      nghttp2_session_callbacks_set_on_frame_recv_callback(callbacks,
+                                                           Http2Callbacks::on_frame_recv);
+      nghttp2_session_callbacks_set_on_data_chunk_recv_callback(callbacks,
+                                                                Http2Callbacks::on_data_chunk);
+      nghttp2_session_callbacks_set_on_stream_close_callback(callbacks,
+                                                             Http2Callbacks::on_stream_close);
+      nghttp2_session_callbacks_set_on_frame_send_callback(callbacks,
+                                                           Http2Callbacks::on_frame_send);
+      nghttp2_session_callbacks_set_send_data_callback(callbacks, Http2Callbacks::send_data);
+      nghttp2_option_set_no_auto_window_update(option, 1);
+      // Closed streams are only kept for RFC 7540 priorities, which nothing here uses.
+      nghttp2_option_set_no_closed_streams(option, 1);
+    }
+    ~Library() {
+      nghttp2_session_callbacks_del(callbacks);
+      nghttp2_option_del(option);
+    }
+  };
+  static const Library library;
+  if (nghttp2_session_server_new2(&session_, library.callbacks, this, library.option) != 0) {
+    throw std::bad_alloc();
+  }
+  const std::array<nghttp2_settings_entry, 4> settings = {{
+      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
+      {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, options_.stream_window_bytes},
+      {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, options_.max_header_list_bytes},
+      {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, options_.max_frame_bytes},
+  }};
+  nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(), settings.size());
+  nghttp2_session_set_local_window_size(session_, NGHTTP2_FLAG_NONE, 0,
+                                        static_cast<int32_t>(options_.connection_window_bytes));
+}
+
+Http2Connection::~Http2Connection() {
+  // Handlers hear of the end before the session goes; they may not send any more.
+  on_output = nullptr;
+  for (const std::unique_ptr<Stream>& stream : streams_) {
+    if (stream->handler_ != nullptr) {
+      nghttp2_session_set_stream_user_data(session_, stream->id_, nullptr);
+      close_stream(*stream, Http2Error::kCancel);
+    }
+  }
+  nghttp2_session_del(session_);
+}
+
+Stream* Http2Connection::allocate_stream() {
+  ++open_streams_;
+  if (free_.empty()) {
+    streams_.push_back(std::make_unique<Stream>());
+    streams_.back()->connection_ = this;
+    return streams_.back().get();
+  }
+  Stream* stream = free_.back();
+  free_.pop_back();
+  return stream;
+}
+
+void Http2Connection::close_stream(Stream& stream, Http2Error error) {
+  StreamHandler* handler = stream.handler_;
+  stream.handler_ = nullptr;
+  handler->on_closed(error);
+  stream.header_bytes_ = 0;
+  stream.headers_too_large_ = stream.peer_ended_ = stream.deferred_ = false;
+  stream.trailers_ready_ = false;
+  stream.body_.clear();
+  stream.body_offset_ = stream.unsent_ = 0;
+  stream.trailers_.clear();
+  free_.push_back(&stream);
+  --open_streams_;
+}
+
+bool Http2Connection::feed(std::span<const std::byte> bytes) {
+  if (broken_) return false;
+  feeding_ = true;
+  const ssize_t consumed = nghttp2_session_mem_recv(
+      session_, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
+  feeding_ = false;
+  if (consumed < 0) broken_ = true;
+  return !broken_;
+}
+
+bool Http2Connection::drain(OutputQueue& output) {
+  output_ = &output;
+  while (output.size() < options_.max_unsent_bytes) {
+    const uint8_t* data = nullptr;
+    const ssize_t n = nghttp2_session_mem_send(session_, &data);
+    if (n < 0) broken_ = true;
+    if (n <= 0) break;
+    output.append_copy({reinterpret_cast<const std::byte*>(data), static_cast<std::size_t>(n)});
+  }
+  output_ = nullptr;
+  return !broken_;
+}
+
+bool Http2Connection::finished() const {
+  return nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0;
+}
+
+void Http2Connection::begin_shutdown() {
+  nghttp2_submit_shutdown_notice(session_);
+  wake();
+}
+
+void Http2Connection::finish_shutdown() {
+  nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE,
+                        nghttp2_session_get_last_proc_stream_id(session_), NGHTTP2_NO_ERROR,
+                        nullptr, 0);
+  wake();
+}
+
+void Http2Connection::submit_trailers(Stream& stream) {
+  std::vector<nghttp2_nv> fields;
+  fields.reserve(stream.trailers_.size());
+  for (const auto& [name, value] : stream.trailers_) fields.push_back(to_nv({name, value}));
+  nghttp2_submit_trailer(session_, stream.id_, fields.data(), fields.size());
+}
+
+const std::string& Stream::peer() const { return connection_->peer(); }
+
+void Stream::send_headers(std::span<const HeaderField> headers) {
+  std::array<nghttp2_nv, 32> fields;
+  const std::size_t n = std::min(headers.size(), fields.size());
+  for (std::size_t i = 0; i < n; ++i) fields[i] = to_nv(headers[i]);
+  nghttp2_data_provider provider;
+  provider.source.ptr = this;
+  provider.read_callback = Http2Callbacks::read_body;
+  nghttp2_submit_response(connection_->session_, id_, fields.data(), n, &provider);
+  connection_->wake();
+}
+
+void Stream::send_body(BodyPiece piece) {
+  if (piece.bytes.empty()) return;
+  unsent_ += piece.bytes.size();
+  body_.push(std::move(piece));
+  if (deferred_) {
+    deferred_ = false;
+    nghttp2_session_resume_data(connection_->session_, id_);
+  }
+  connection_->wake();
+}
+
+void Stream::send_trailers(std::span<const HeaderField> trailers) {
+  trailers_.clear();
+  for (const HeaderField& field : trailers) trailers_.emplace_back(field.name, field.value);
+  trailers_ready_ = true;
+  if (deferred_) {
+    deferred_ = false;
+    nghttp2_session_resume_data(connection_->session_, id_);
+  }
+  connection_->wake();
+}
+
+void Stream::send_headers_only(std::span<const HeaderField> headers) {
+  std::array<nghttp2_nv, 32> fields;
+  const std::size_t n = std::min(headers.size(), fields.size());
+  for (std::size_t i = 0; i < n; ++i) fields[i] = to_nv(headers[i]);
+  nghttp2_submit_response(connection_->session_, id_, fields.data(), n, nullptr);
+  connection_->wake();
+}
+
+void Stream::reset(Http2Error error) {
+  nghttp2_submit_rst_stream(connection_->session_, NGHTTP2_FLAG_NONE, id_,
+                            static_cast<uint32_t>(error));
+  connection_->wake();
+}
+
+}  // namespace headrace

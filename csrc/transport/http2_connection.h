@@ -1,0 +1,85 @@
+// Http2Connection: one HTTP/2 server session over nghttp2, without a socket: bytes go in with feed(),
+// bytes come out with drain(). Framing, HPACK and flow control are the library's.
+//
+// Threads: belongs to one I/O thread.
+// Invariants: every opened handler gets on_closed exactly once, at the latest in the destructor.
+// Memory is bounded: drain() stops pulling frames at `max_unsent_bytes`.
+//
+//   Http2Connection connection(options, acceptor, "ipv4:127.0.0.1:5000");
+//   if (!connection.feed(bytes)) close();
+//   connection.drain(output);
+// ---------------------------------------------------------------------------------------------
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <functional>
+#include <memory>
+#include <span>
+#include <string>
+#include <vector>
+
+#include "transport/output_queue.h"
+#include "transport/stream.h"
+
+struct nghttp2_session;
+
+namespace headrace {
+
+struct Http2Options {
+  uint32_t max_concurrent_streams = 1024;
+  uint32_t max_header_list_bytes = 16 * 1024;  // name + value + 32 each (RFC 9113 6.5.2)
+  uint32_t stream_window_bytes = 1 << 20;
+  uint32_t connection_window_bytes = 8 << 20;
+  uint32_t max_frame_bytes = 64 * 1024;  // that clients may send
+  std::size_t max_unsent_bytes = 1 << 20;
+};
+
+class Http2Connection {
+ public:
+  Http2Connection(const Http2Options& options, StreamAcceptor& acceptor, std::string peer);
+  ~Http2Connection();
+  Http2Connection(const Http2Connection&) = delete;
+  Http2Connection& operator=(const Http2Connection&) = delete;
+
+  // Bytes from the client. False: the session is broken; drain what is left and close.
+  bool feed(std::span<const std::byte> bytes);
+  // Appends what may be sent now. False: the session is broken.
+  bool drain(OutputQueue& output);
+  // Nothing will be read or written any more: close.
+  bool finished() const;
+
+  // GOAWAY(2^31-1): the client should send no new requests; those on their way are still served.
+  void begin_shutdown();
+  // GOAWAY(last stream): later streams are ignored by the client and may be retried elsewhere.
+  void finish_shutdown();
+
+  std::size_t open_streams() const { return open_streams_; }
+  const std::string& peer() const { return peer_; }
+  // Called when a stream got something to send outside feed(): the owner must drain() this turn.
+  std::function<void()> on_output;
+
+ private:
+  friend class Stream;
+  friend struct Http2Callbacks;
+
+  Stream* allocate_stream();
+  void close_stream(Stream& stream, Http2Error error);
+  void wake() {
+    if (!feeding_ && on_output) on_output();
+  }
+  void submit_trailers(Stream& stream);
+
+  const Http2Options options_;
+  StreamAcceptor& acceptor_;
+  const std::string peer_;
+  nghttp2_session* session_ = nullptr;
+  OutputQueue* output_ = nullptr;  // during drain(): where send_data puts frames
+  bool feeding_ = false;
+  bool broken_ = false;
+  std::size_t open_streams_ = 0;
+  std::vector<std::unique_ptr<Stream>> streams_;  // all ever made; idle ones are in free_
+  std::vector<Stream*> free_;
+};
+
+}  // namespace headrace

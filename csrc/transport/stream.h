@@ -1,0 +1,109 @@
+// The transport's door. A Stream is one HTTP/2 request and its response; StreamHandler is what the
+// room above implements to be told about it.
+//
+// Threads: everything here runs on the I/O thread that owns the connection.
+// A handler's life: StreamAcceptor::open() -> on_header* -> on_headers_end -> on_data* -> on_end
+// -> on_closed, after which neither side touches the other. on_closed comes exactly once, at any point.
+// ---------------------------------------------------------------------------------------------
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <span>
+#include <string>
+#include <string_view>
+#include <utility>
+#include <vector>
+
+#include "base/buffer.h"
+#include "base/fifo.h"
+
+namespace headrace {
+
+// RFC 9113 section 7.
+enum class Http2Error : uint32_t {
+  kNoError = 0x0,
+  kProtocolError = 0x1,
+  kInternalError = 0x2,
+  kRefusedStream = 0x7,
+  kCancel = 0x8,
+  kEnhanceYourCalm = 0xb,
+};
+
+// Names are lower case. The bytes are copied by whoever takes it, unless `constant`: then they are
+// valid for ever (literals) and never copied.
+struct HeaderField {
+  std::string_view name;
+  std::string_view value;
+  bool constant = false;
+};
+
+// A part of a response body. `owner` keeps the bytes alive.
+struct BodyPiece {
+  BufferRef owner;
+  std::span<const std::byte> bytes;
+};
+
+class Http2Connection;
+class StreamHandler;
+struct Http2Callbacks;
+
+class Stream {
+ public:
+  int32_t id() const { return id_; }
+  // "ipv4:127.0.0.1:5000", as gRPC's peer().
+  const std::string& peer() const;
+
+  // Response headers; a body and trailers follow.
+  void send_headers(std::span<const HeaderField> headers);
+  // Queues body bytes, after send_headers.
+  void send_body(BodyPiece piece);
+  // Trailers; they end the stream after the queued body. At most once.
+  void send_trailers(std::span<const HeaderField> trailers);
+  // Headers that are the whole response.
+  void send_headers_only(std::span<const HeaderField> headers);
+  // Ends the stream with RST_STREAM.
+  void reset(Http2Error error);
+
+  // Body bytes queued and not yet framed: what back-pressure looks at.
+  std::size_t unsent() const { return unsent_; }
+
+ private:
+  friend class Http2Connection;
+  friend struct Http2Callbacks;
+  Http2Connection* connection_ = nullptr;
+  StreamHandler* handler_ = nullptr;
+  int32_t id_ = 0;
+  std::size_t header_bytes_ = 0;
+  bool headers_too_large_ = false;
+  bool peer_ended_ = false;
+  bool deferred_ = false;      // nghttp2 waits for resume_data
+  bool trailers_ready_ = false;
+  Fifo<BodyPiece> body_;
+  std::size_t body_offset_ = 0;  // into body_.front()
+  std::size_t unsent_ = 0;
+  std::vector<std::pair<std::string, std::string>> trailers_;
+};
+
+class StreamHandler {
+ public:
+  virtual ~StreamHandler() = default;
+  // One request header, pseudo-headers included, in order. Views end with the call.
+  virtual void on_header(std::string_view name, std::string_view value) = 0;
+  // `too_large`: the header list passed its limit; what was over it was not delivered.
+  virtual void on_headers_end(bool too_large) = 0;
+  virtual void on_data(std::span<const std::byte> bytes) = 0;
+  // The client half-closed.
+  virtual void on_end() = 0;
+  // The stream is gone: finished, reset by either side, or its connection was lost.
+  virtual void on_closed(Http2Error error) = 0;
+};
+
+class StreamAcceptor {
+ public:
+  virtual ~StreamAcceptor() = default;
+  // A new stream; the handler stays the acceptor's. Never null.
+  virtual StreamHandler* open(Stream& stream) = 0;
+};
+
+}  // namespace headrace
