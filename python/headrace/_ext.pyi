@@ -176,7 +176,6 @@ class ServerOptions:
         max_concurrent_streams: int = 1024,
         max_connections: int = 10000,
         python_threads: int = 4,
-        server_name: str = "headrace",
     ) -> None:
         """port 0: any free one. io_threads 0: planned. max_message_bytes 0: 2 GiB - 1 for ModelInfer,
         4 MiB for other methods."""
@@ -224,6 +223,6 @@ class Server:
         """Refuses new calls, lets running ones finish within the grace, ends the rest. True if none
         had to be ended. Idempotent."""
 
-    def statistics(self) -> dict[str, int]:
-        """connections_open, connections_total, calls_started, calls_finished, calls_active,
-        bytes_received, bytes_sent."""
+    def statistics(self) -> dict[str, Any]:
+        """connections_open, connections_total, connections_refused, calls_started, calls_finished,
+        calls_active, bytes_received, bytes_sent: int; calls_by_code: list of 17 ints, by gRPC code."""

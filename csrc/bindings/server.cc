@@ -1,0 +1,223 @@
+#include "server/server.h"
+
+#include <pybind11/stl.h>
+
+#include <map>
+#include <utility>
+
+#include "bindings/bindings.h"
+#include "bindings/python_pool.h"
+#include "bindings/python_status.h"
+#include "rpc/grpc_codec.h"
+#include "serving/core_planner.h"
+#include "serving/model_version.h"
+
+namespace py = pybind11;
+using namespace py::literals;
+
+namespace headrace {
+namespace {
+
+using PyMetadata = std::vector<std::pair<std::string, std::variant<py::str, py::bytes>>>;
+
+// `-bin` values are base64 on the wire, several joined by commas; Python sees bytes.
+py::list metadata_to_python(const Metadata& metadata) {
+  py::list result;
+  for (const auto& [name, value] : metadata) {
+    if (!name.ends_with("-bin")) {
+      result.append(py::make_tuple(name, py::reinterpret_steal<py::str>(PyUnicode_DecodeLatin1(
+                                             value.data(), static_cast<py::ssize_t>(value.size()),
+                                             nullptr))));
+      continue;
+    }
+    for (std::size_t start = 0; start <= value.size();) {
+      const std::size_t comma = std::min(value.find(',', start), value.size());
+      const auto decoded = base64_decode(std::string_view(value).substr(start, comma - start));
+      if (decoded) result.append(py::make_tuple(name, py::bytes(*decoded)));
+      start = comma + 1;
+    }
+  }
+  return result;
+}
+
+// Header values that could break the protocol never leave: names are gRPC's Header-Name, values ASCII.
+Metadata metadata_from_python(const py::iterable& pairs) {
+  Metadata metadata;
+  for (const py::handle item : pairs) {
+    const auto pair = item.cast<std::pair<std::string, py::object>>();
+    const std::string& name = pair.first;
+    const bool valid_name =
+        !name.empty() && !name.starts_with("grpc-") &&
+        name.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz_-.") == std::string::npos;
+    if (!valid_name) {
+      raise_unless_ok(Status::invalid_argument("'" + name + "' is no valid metadata key"));
+    }
+    if (name.ends_with("-bin")) {
+      metadata.emplace_back(name, base64_encode(pair.second.cast<std::string>()));
+      continue;
+    }
+    const auto value = pair.second.cast<std::string>();
+    for (const char c : value) {
+      if (c < 0x20 || c > 0x7E) {
+        raise_unless_ok(Status::invalid_argument("metadata '" + name + "' is not printable ASCII"));
+      }
+    }
+    metadata.emplace_back(name, value);
+  }
+  return metadata;
+}
+
+struct PyServerOptions {
+  ServerOptions core;
+  std::size_t python_threads = 4;
+};
+
+PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_threads,
+                             std::size_t max_message_bytes, uint32_t max_concurrent_streams,
+                             uint32_t max_connections, std::size_t python_threads) {
+  PyServerOptions options;
+  options.core.host = std::move(host);
+  options.core.port = port;
+  // One loop carries 60-100 thousand small calls a second; instances need the other cores.
+  options.core.io_threads =
+      io_threads != 0 ? io_threads : std::clamp<uint32_t>(available_cores() / 2, 1, 4);
+  if (max_message_bytes != 0) options.core.max_message_bytes = max_message_bytes;
+  options.core.max_concurrent_streams = max_concurrent_streams;
+  options.core.max_connections = max_connections;
+  options.python_threads = std::max<std::size_t>(1, python_threads);
+  return options;
+}
+
+// Server with its Python handlers and the pools that run them.
+class PyServer {
+ public:
+  explicit PyServer(const PyServerOptions& options)
+      : quick_(std::make_unique<PythonPool>(options.python_threads, "headrace-py")),
+        blocking_(std::make_unique<PythonPool>(kBlockingThreads, "headrace-pyblk")),
+        max_message_bytes_(options.core.max_message_bytes),
+        server_(std::make_unique<Server>(options.core)) {}
+
+  ~PyServer() {
+    // Called with the GIL; threads that are joined may wait for it.
+    const py::gil_scoped_release release;
+    stop(0.0);
+    server_.reset();
+  }
+
+  void add_method(std::string path, py::object handler, bool blocking) {
+    handlers_.push_back(std::make_unique<py::object>(std::move(handler)));
+    const py::object* held = handlers_.back().get();
+    PythonPool* pool = blocking ? blocking_.get() : quick_.get();
+    // Blocking methods take payloads (a model's files); quick ones are small questions.
+    const std::size_t limit = blocking ? max_message_bytes_ : std::size_t{4} << 20;
+    server_->add_method(
+        std::move(path),
+        [this, held, pool](EventLoop& loop, CallSet& calls) -> std::unique_ptr<Handler> {
+          std::shared_ptr<PythonReplies>& replies = replies_[&loop];
+          if (!replies) replies = std::make_shared<PythonReplies>(loop, calls);
+          return std::make_unique<PythonHandler>(*pool, *held, replies);
+        },
+        limit);
+  }
+
+  void start() {
+    const Status status = [&] {
+      const py::gil_scoped_release release;
+      return server_->start();
+    }();
+    raise_unless_ok(status);
+  }
+
+  void publish(
+      const std::map<std::string, std::map<int64_t, std::shared_ptr<ModelVersion>>>& wanted) {
+    const py::gil_scoped_release release;
+    std::map<std::string, ModelRoutes, std::less<>> models;
+    for (const auto& [name, versions] : wanted) {
+      ModelRoutes& routes = models[name];
+      for (const auto& [number, version] : versions) {
+        routes.versions[number] = version;
+        if (version != nullptr) routes.default_version = version;  // ascending: the highest stays
+      }
+    }
+    server_->publish(std::make_shared<RouteTable>(std::move(models)));
+  }
+
+  bool stop(double grace_s) {
+    const bool all_finished = server_->stop(
+        std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(grace_s)));
+    quick_->stop();
+    blocking_->stop();
+    return all_finished;
+  }
+
+  Server& core() { return *server_; }
+
+ private:
+  static constexpr std::size_t kBlockingThreads = 8;
+  std::vector<std::unique_ptr<py::object>> handlers_;
+  std::map<EventLoop*, std::shared_ptr<PythonReplies>> replies_;
+  std::unique_ptr<PythonPool> quick_;
+  std::unique_ptr<PythonPool> blocking_;
+  std::size_t max_message_bytes_;
+  std::unique_ptr<Server> server_;
+};
+
+py::dict statistics_of(const ServerCounters& counters) {
+  return py::dict("connections_open"_a = counters.connections_open,
+                  "connections_total"_a = counters.connections_total,
+                  "connections_refused"_a = counters.connections_refused,
+                  "calls_started"_a = counters.calls_started,
+                  "calls_finished"_a = counters.calls_finished,
+                  "calls_active"_a = counters.calls_active,
+                  "calls_by_code"_a = counters.calls_by_code,
+                  "bytes_received"_a = counters.bytes_received,
+                  "bytes_sent"_a = counters.bytes_sent);
+}
+
+}  // namespace
+
+void bind_server(py::module_& module) {
+  py::class_<PyServerOptions>(module, "ServerOptions")
+      .def(py::init(&make_options), py::kw_only(), "host"_a = "0.0.0.0", "port"_a = 8001,
+           "io_threads"_a = 0, "max_message_bytes"_a = 0, "max_concurrent_streams"_a = 1024,
+           "max_connections"_a = 10000, "python_threads"_a = 4);
+  py::class_<CallInfo, std::shared_ptr<CallInfo>>(module, "CallInfo")
+      .def_readonly("method", &CallInfo::method)
+      .def_readonly("peer", &CallInfo::peer)
+      .def_property_readonly("metadata",
+                             [](const CallInfo& self) { return metadata_to_python(self.metadata); })
+      .def("time_remaining",
+           [](const CallInfo& self) -> std::optional<double> {
+             if (self.deadline == kNever) return std::nullopt;
+             return static_cast<double>(elapsed_ns(Clock::now(), self.deadline)) / 1e9;
+           })
+      .def("is_active",
+           [](const CallInfo& self) { return !self.cancelled.load(std::memory_order_relaxed); })
+      .def("set_trailing_metadata",
+           [](CallInfo& self, const py::iterable& pairs) {
+             self.trailing_metadata = metadata_from_python(pairs);
+           },
+           "metadata"_a)
+      .def("send_initial_metadata",
+           [](CallInfo& self, const py::iterable& pairs) {
+             self.initial_metadata = metadata_from_python(pairs);
+           },
+           "metadata"_a);
+  py::class_<PyServer>(module, "Server")
+      .def(py::init<const PyServerOptions&>(), "options"_a)
+      .def("add_method", &PyServer::add_method, "path"_a, "handler"_a, py::kw_only(),
+           "blocking"_a = false)
+      .def("start", &PyServer::start)
+      .def_property_readonly("port", [](PyServer& self) { return self.core().port(); })
+      .def("publish", &PyServer::publish, "routes"_a)
+      .def("set_ready", [](PyServer& self, bool ready) { self.core().set_ready(ready); }, "ready"_a)
+      .def("set_health",
+           [](PyServer& self, const std::string& service, bool serving) {
+             self.core().set_health(service, serving);
+           },
+           "service"_a, "serving"_a)
+      .def("stop", &PyServer::stop, "grace_s"_a = 30.0, py::call_guard<py::gil_scoped_release>())
+      .def("statistics", [](PyServer& self) { return statistics_of(self.core().counters()); });
+}
+
+}  // namespace headrace
