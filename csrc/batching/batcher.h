@@ -2,11 +2,17 @@
 // batches when they are free, so a batch is as large as what arrived while the instance was busy.
 //
 // Threads: push() from any thread, never blocks for longer than the lock; pull() from instance
-// threads; expire() from the reaper; close() once.
-// Invariants: a request leaves the queue exactly once: in a batch, or answered here (cancelled,
-// deadline passed, queue timeout, queue full, closed). Those that left early cost no execution.
-// A batch holds requests of equal row shapes and the same optional inputs, in arrival order within
-// their priority level.
+// threads; expire() from the reaper; close() from any, again with kRefuse to cut a drain short.
+// Invariants: a request leaves the queue exactly once: in a batch, or refused (cancelled, deadline
+// passed, queue timeout, queue full, closed). Those that left early cost no execution.
+// A batch holds requests of equal row shapes and the same optional inputs, higher priority levels
+// first and in arrival order within a level; what does not fit ends the batch, so nothing is overtaken
+// within its level.
+// Cost: O(1) amortised a request (O(log n) with a deadline), no allocation once the queue has had its
+// greatest length; an instance is woken only when it waits and there is a batch for it.
+//
+//   if (TimePoint when = batcher.push(std::move(request)); when != kNever) reaper.wake_at(batcher, when);
+//   while (batcher.pull(batch)) { execute(batch); batch.clear(); }    // an instance thread
 #pragma once
 
 #include <condition_variable>
@@ -26,6 +32,7 @@ namespace headrace {
 struct Batch {
   std::vector<RequestPtr> requests;
   int64_t rows = 0;
+  TimePoint taken;  // when an instance took it
   // Position in the order of pulls; what preserve_ordering releases by.
   uint64_t sequence = 0;
 
@@ -37,28 +44,35 @@ struct Batch {
 
 class Batcher {
  public:
-  // `on_refused` is called, outside the lock, for each request that the batcher answers itself, before
-  // it is answered (statistics). It must not block.
-  using OnRefused = std::function<void(const Request&, const Status&)>;
-  Batcher(BatchPolicy policy, OnRefused on_refused);
-  ~Batcher();  // close()
+  // Takes each request that leaves the queue without a batch and answers it with the status: CANCELLED,
+  // DEADLINE_EXCEEDED or UNAVAILABLE. Called outside the lock, on the thread that noticed; must not
+  // block.
+  using Refuse = std::function<void(RequestPtr, Status)>;
+  Batcher(BatchPolicy policy, Refuse refuse);
+  ~Batcher();  // close(kRefuse)
 
-  // Queues the request or answers it: UNAVAILABLE "Exceeds maximum queue size" at the bound, or
+  // Queues the request or refuses it: UNAVAILABLE "Exceeds maximum queue size" at the bound, or
   // when closed. The caller has set `rows`, `inputs`, `input_of` and `times.queued`.
-  void push(RequestPtr request);
+  // Returns when expire() is to be called if that is sooner than push() or expire() said before,
+  // otherwise kNever.
+  TimePoint push(RequestPtr request);
 
   // Waits for a batch by the policy. False: closed and drained, the instance thread ends.
+  // Fills an empty `batch`, which its caller keeps for the capacity of its vector.
   bool pull(Batch& batch);
 
-  // Answers what is cancelled or past its deadline or queue timeout; returns when to call again
-  // (kNever: not before the next push). For timeouts while every instance is busy.
+  // Refuses what is past its deadline or queue timeout, and some of what is cancelled (all, in queues
+  // of up to 64); returns when to call again (kNever: not before push() says so). For timeouts while
+  // every instance is busy.
   TimePoint expire(TimePoint now);
 
-  // No more pushes; pulls go on until the queue is empty (drain) or everything queued is answered
-  // UNAVAILABLE now.
+  // No more pushes; pulls go on until the queue is empty (drain) or everything queued is refused
+  // with UNAVAILABLE now.
   enum class Close : uint8_t { kDrain, kRefuse };
   void close(Close how);
 
+  // What a request is answered that comes too late.
+  static Status stopping();
   // Requests queued, not yet handed to an instance.
   std::size_t pending() const;
   const BatchPolicy& policy() const { return policy_; }
@@ -66,12 +80,12 @@ class Batcher {
  private:
   struct State;
   const BatchPolicy policy_;
-  const OnRefused on_refused_;
+  const Refuse refuse_;
   std::unique_ptr<State> state_;
 };
 
-// Whether two requests may share a batch: equal row shapes of all dense inputs and the same set of
-// optional inputs.
+// Whether two requests may share a batch: equal row shapes of all inputs and the same set of optional
+// inputs.
 bool compatible(const Request& a, const Request& b);
 
 }  // namespace headrace

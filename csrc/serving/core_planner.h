@@ -4,14 +4,21 @@
 #pragma once
 
 #include <cstdint>
+#include <optional>
 #include <string>
 #include <vector>
 
 namespace headrace {
 
-// Cores this process may use: the least of the scheduler's affinity mask and the cgroup's CPU quota
-// (v2 cpu.max, v1 cpu.cfs_quota_us), rounded up, at least 1. `cgroup_root` is for tests.
+// Cores this process may use: the least of the scheduler's affinity mask and cgroup_cores(), at least 1.
+// `cgroup_root` is for tests.
 uint32_t available_cores(const std::string& cgroup_root = "/sys/fs/cgroup");
+
+// The CPU quota (v2 cpu.max, v1 cpu.cfs_quota_us) of this process's cgroup and those above it, the
+// least of them, rounded up to cores, at least 1; nullopt where none is set. `self_cgroup` lists the groups
+// (/proc/self/cgroup), as paths under `cgroup_root`.
+std::optional<uint32_t> cgroup_cores(const std::string& cgroup_root,
+                                     const std::string& self_cgroup = "/proc/self/cgroup");
 
 struct InstanceDemand {
   std::string model;

@@ -43,7 +43,8 @@ struct StatisticsValues {
 
 class ModelStatistics {
  public:
-  // A batch that was executed, before its requests are answered. `batch_times` are the shared stamps.
+  // A batch that was executed, before its requests are answered. `batch_times` are the stamps they share.
+  // The compute durations of its requests are counted here, at once.
   void record_batch(int64_t rows, std::size_t requests, const RequestTimes& batch_times);
   // One request of it.
   void record_success(const RequestTimes& times);

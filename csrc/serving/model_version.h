@@ -3,9 +3,11 @@
 // queue), queues it, and answers it from an instance thread.
 //
 // Life: create -> warm_up (each instance, on the loader's thread) -> start -> [serves] -> close.
-// Threads: submit() from any I/O thread; the rest from the control plane, one call at a time.
+// Threads: submit() from any I/O thread; the rest from the control plane, one call at a time, never from
+// an instance thread (it would wait for itself).
 // Invariants: after start() every submitted request is answered exactly once, also through close()
-// and backend failures; no instance thread is left after close().
+// and backend failures; no instance thread is left after close(), and no submitted request unanswered.
+// A request that makes its batch fail fails alone: its batch-mates are executed again, each by itself.
 //
 //   Result<std::shared_ptr<ModelVersion>> version = ModelVersion::create(spec, options, model);
 //   (*version)->warm_up(inputs);
@@ -15,8 +17,10 @@
 
 #include <atomic>
 #include <cstddef>
+#include <condition_variable>
 #include <cstdint>
 #include <memory>
+#include <mutex>
 #include <string>
 #include <thread>
 #include <vector>
@@ -26,6 +30,7 @@
 #include "core/servable.h"
 #include "serving/model_statistics.h"
 #include "serving/reaper.h"
+#include "serving/release_gate.h"
 
 namespace headrace {
 
@@ -43,8 +48,11 @@ class ModelVersion final : public Servable {
                                                       std::shared_ptr<Model> model, Reaper& reaper);
   ~ModelVersion() override;  // close(kRefuse)
 
-  // Runs the inputs (by name, batch dimension included) once on every instance, before start().
+  // Runs the inputs (by name, batch dimension included) once on every instance, before start(). They
+  // are checked like a request's. Errors: the check's, or the backend's.
   Status warm_up(const std::vector<InputTensor>& inputs);
+  // Starts the instance threads. Requests submitted before wait in the queue. Throws
+  // std::system_error when the system gives no thread; close() is then still right.
   void start();
 
   void submit(RequestPtr request) override;
@@ -52,7 +60,8 @@ class ModelVersion final : public Servable {
 
   // Stops taking requests; drains or refuses what is queued; waits for the instance threads.
   // True when everything was answered before `deadline`; past it, what is still queued is refused
-  // (a batch that is executing is always waited for).
+  // (a batch that is executing is always waited for). Without start(), what is queued is refused.
+  // Again: nothing left to do.
   bool close(Batcher::Close how, TimePoint deadline = kNever);
 
   const Model& model() const { return *model_; }
@@ -65,21 +74,35 @@ class ModelVersion final : public Servable {
  private:
   ModelVersion(ModelSpec spec, ModelVersionOptions options, std::shared_ptr<Model> model, Reaper& reaper);
   void run_instance(Instance& instance);
+  // Fills the response of every request of the batch, good or bad, and counts it.
   void execute(Batch& batch, Instance& instance);
-  void finish(RequestPtr request, Status status, FailureReason reason);
+  // gather, run, split. Errors: those of the backend; INTERNAL for an exception.
+  Status run_batch(Batch& batch, Instance& instance, RequestTimes& times) noexcept;
+  void succeed(Batch& batch, const RequestTimes& times);
+  void fail(Request& request, Status status, FailureReason reason);
+  // Answers them and stops counting them in flight.
+  void deliver(std::vector<RequestPtr>& requests);
+  // Answers a request that never reached an instance, on the thread that noticed.
+  void refuse(RequestPtr request, Status status, FailureReason reason);
 
   std::shared_ptr<const ModelSpec> spec_;
   std::shared_ptr<Model> model_;
   Reaper& reaper_;
   ModelStatistics statistics_;
+  // Counted from submit() on. An instance's answers leave it before they are sent, so that who has an
+  // answer finds it not counted; refusals after, so that at 0 no answer is under way outside the
+  // instance threads, which close() joins.
   std::atomic<std::size_t> in_flight_{0};
+  std::atomic<bool> closed_{false};  // refuses early, so that close() need not outwait new submits
+  std::unique_ptr<ReleaseGate> gate_;  // preserve_ordering over several instances; otherwise null
   std::unique_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;
+
+  std::mutex mutex_;
+  std::condition_variable thread_ended_;
+  std::size_t running_ = 0;  // guarded by mutex_; instance threads
+
   std::vector<std::thread> threads_;  // last: they use everything above
 };
-
-// Checks a request against the signature and binds its inputs (`input_of`, `rows`). Texts are
-// Triton's, prefixed "[request id: <id>] ". Exposed for tests.
-Status check_request(const ModelSpec& spec, Request& request);
 
 }  // namespace headrace

@@ -1,7 +1,8 @@
 // Reaper: one thread that makes every Batcher drop what timed out while all its instances are busy.
 // It sleeps until the earliest timeout that a batcher told it.
 //
-// Threads: every member from any thread. remove() returns only when the batcher is not in use here.
+// Threads: every member from any thread. remove() returns only when the batcher is not in use here, so
+// not from an answer that the reaper gives.
 #pragma once
 
 #include <condition_variable>
@@ -24,7 +25,8 @@ class Reaper {
   // From now on `batcher.expire()` is called when it asks for it.
   void add(Batcher& batcher);
   void remove(Batcher& batcher);
-  // A request that must leave the queue by `when` was pushed: look at the batcher then.
+  // A request that must leave the queue by `when` was pushed: look at the batcher then. Nothing
+  // happens when the batcher was removed meanwhile.
   void wake_at(Batcher& batcher, TimePoint when);
 
  private:
@@ -33,6 +35,7 @@ class Reaper {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::unordered_map<Batcher*, TimePoint> next_;  // guarded by mutex_
+  Batcher* expiring_ = nullptr;                   // guarded by mutex_; expire() runs on it, unlocked
   TimePoint sleeping_until_ = kNever;             // guarded by mutex_
   bool stopping_ = false;                         // guarded by mutex_
   std::thread thread_;

@@ -1,0 +1,195 @@
+#include "batching/batcher.h"
+
+#include <algorithm>
+#include <utility>
+
+#include "batching/request_queue.h"
+
+namespace headrace {
+namespace {
+
+// An instance thread that waits. Kept by the Batcher, so that it may be signalled after the lock.
+struct Waiter {
+  std::condition_variable signal;
+  bool woken = false;
+  TimePoint until = kNever;
+};
+
+void answer_refused(const Batcher::Refuse& refuse, RequestQueue::Refused& refused) {
+  for (auto& [request, status] : refused) refuse(std::move(request), std::move(status));
+  refused.clear();
+}
+
+}  // namespace
+
+struct Batcher::State {
+  explicit State(const BatchPolicy& policy) : queue(policy) {}
+
+  // The waiting instance that a change of the queue concerns, if any; the caller signals it after
+  // the lock. An instance that is on its way is in `idle` no more, so nobody is woken twice.
+  Waiter* to_wake(TimePoint now, RequestQueue::Refused& refused) {
+    if (idle.empty() || queue.empty()) return nullptr;
+    const Cut cut = queue.cut(now, closed, refused);
+    if (cut.requests == 0 &&
+        (queue.empty() || std::any_of(idle.begin(), idle.end(), [&](const Waiter* waiter) {
+           return waiter->until <= cut.wait_until;
+         }))) {
+      return nullptr;
+    }
+    Waiter* waiter = idle.back();  // the last to fall idle: its caches are warm
+    idle.pop_back();
+    waiter->woken = true;
+    return waiter;
+  }
+
+  void wait(std::unique_lock<std::mutex>& lock, Waiter& waiter, TimePoint until) {
+    waiter.woken = false;
+    waiter.until = until;
+    idle.push_back(&waiter);
+    const auto woken = [&] { return waiter.woken; };
+    if (until == kNever) {
+      waiter.signal.wait(lock, woken);
+    } else if (!waiter.signal.wait_until(lock, until, woken)) {
+      std::erase(idle, &waiter);
+    }
+  }
+
+  std::mutex mutex;
+  // All below guarded by mutex.
+  RequestQueue queue;
+  std::vector<std::unique_ptr<Waiter>> waiters;  // not in use
+  std::vector<Waiter*> idle;                     // waiting and not yet woken
+  TimePoint announced = kNever;                  // the next expire() that was asked for
+  uint64_t next_sequence = 0;
+  bool closed = false;
+};
+
+Batcher::Batcher(BatchPolicy policy, Refuse refuse)
+    : policy_(std::move(policy)),
+      refuse_(std::move(refuse)),
+      state_(std::make_unique<State>(policy_)) {}
+
+Batcher::~Batcher() { close(Close::kRefuse); }
+
+TimePoint Batcher::push(RequestPtr request) {
+  RequestQueue::Refused refused;  // allocates only when there is one
+  Waiter* waiter = nullptr;
+  TimePoint announce = kNever;
+  {
+    const std::lock_guard lock(state_->mutex);
+    if (state_->closed) {
+      refused.emplace_back(std::move(request), stopping());
+    } else {
+      const TimePoint now = request->times.queued;
+      state_->queue.push(std::move(request), refused);
+      const TimePoint expiry = state_->queue.next_expiry();
+      if (expiry < state_->announced) state_->announced = announce = expiry;
+      waiter = state_->to_wake(now, refused);
+    }
+  }
+  if (waiter != nullptr) waiter->signal.notify_one();
+  answer_refused(refuse_, refused);
+  return announce;
+}
+
+bool Batcher::pull(Batch& batch) {
+  RequestQueue::Refused refused;
+  Waiter* next = nullptr;
+  std::unique_lock lock(state_->mutex);
+  std::unique_ptr<Waiter> waiter;
+  bool took = false;
+  for (;;) {
+    const TimePoint now = Clock::now();
+    Cut cut;
+    state_->queue.expire(now, refused);
+    if (!state_->queue.empty()) cut = state_->queue.cut(now, state_->closed, refused);
+    if (!refused.empty()) {
+      lock.unlock();
+      answer_refused(refuse_, refused);
+      lock.lock();
+      continue;
+    }
+    if (cut.requests > 0) {
+      state_->queue.take(cut.requests, batch);
+      batch.taken = now;
+      batch.sequence = state_->next_sequence++;
+      // What is left may concern another instance: a batch of its own, or a delay to wait for.
+      next = state_->to_wake(now, refused);
+      took = true;
+      break;
+    }
+    if (state_->closed && state_->queue.empty()) break;
+    if (waiter == nullptr && !state_->waiters.empty()) {
+      waiter = std::move(state_->waiters.back());
+      state_->waiters.pop_back();
+    } else if (waiter == nullptr) {
+      waiter = std::make_unique<Waiter>();
+    }
+    state_->wait(lock, *waiter, std::min(cut.wait_until, state_->queue.next_expiry()));
+  }
+  if (waiter != nullptr) state_->waiters.push_back(std::move(waiter));
+  lock.unlock();
+  if (next != nullptr) next->signal.notify_one();
+  answer_refused(refuse_, refused);
+  return took;
+}
+
+TimePoint Batcher::expire(TimePoint now) {
+  RequestQueue::Refused refused;
+  Waiter* waiter = nullptr;
+  TimePoint next = kNever;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->queue.expire(now, refused);
+    state_->queue.drop_cancelled(refused);
+    state_->announced = next = state_->queue.next_expiry();
+    waiter = state_->to_wake(now, refused);
+  }
+  if (waiter != nullptr) waiter->signal.notify_one();
+  answer_refused(refuse_, refused);
+  return next;
+}
+
+void Batcher::close(Close how) {
+  RequestQueue::Refused refused;
+  std::vector<Waiter*> woken;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->closed = true;
+    if (how == Close::kRefuse) state_->queue.refuse_all(stopping(), refused);
+    woken.swap(state_->idle);
+    for (Waiter* waiter : woken) waiter->woken = true;
+  }
+  for (Waiter* waiter : woken) waiter->signal.notify_one();
+  answer_refused(refuse_, refused);
+}
+
+Status Batcher::stopping() {
+  return Status::unavailable(
+      "Server is stopping, scheduler for model has stopped accepting new inference requests");
+}
+
+std::size_t Batcher::pending() const {
+  const std::lock_guard lock(state_->mutex);
+  return state_->queue.size();
+}
+
+bool compatible(const Request& a, const Request& b) {
+  if (a.input_of.size() != b.input_of.size()) return false;
+  for (std::size_t i = 0; i < a.input_of.size(); ++i) {
+    const uint32_t of_a = a.input_of[i];
+    const uint32_t of_b = b.input_of[i];
+    if ((of_a == Request::kAbsent) != (of_b == Request::kAbsent)) return false;
+    if (of_a == Request::kAbsent) continue;
+    const std::span<const int64_t> shape_a = a.inputs[of_a].tensor.shape.span();
+    const std::span<const int64_t> shape_b = b.inputs[of_b].tensor.shape.span();
+    if (shape_a.size() != shape_b.size()) return false;
+    // Without the batch dimension.
+    for (std::size_t d = 1; d < shape_a.size(); ++d) {
+      if (shape_a[d] != shape_b[d]) return false;
+    }
+  }
+  return true;
+}
+
+}  // namespace headrace

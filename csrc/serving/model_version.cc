@@ -1,0 +1,248 @@
+#include "serving/model_version.h"
+
+#include <pthread.h>
+
+#include <exception>
+#include <new>
+#include <utility>
+
+#include "batching/gather_split.h"
+#include "serving/check_request.h"
+#include "serving/classification.h"
+#include "serving/signature.h"
+
+namespace headrace {
+namespace {
+
+FailureReason reason_of(const Status& refusal) {
+  return refusal.code() == StatusCode::kCancelled ? FailureReason::kCancelled
+                                                  : FailureReason::kRejected;
+}
+
+// Classification of what the requests asked for, after split.
+Status classify_outputs(const Batch& batch, const ModelSpec& spec) {
+  for (const RequestPtr& request : batch.requests) {
+    for (std::size_t i = 0; i < request->outputs.size(); ++i) {
+      const int64_t k = request->outputs[i].classification;
+      if (k <= 0) continue;
+      const TensorSpec& output = spec.outputs[*spec.find_output(request->outputs[i].name)];
+      Status status = classify(output, spec.batching(), k, request->response.outputs[i]);
+      if (!status) return status;
+    }
+  }
+  return {};
+}
+
+// Takes back the request of a warm-up, which nobody waits for.
+class Discard final : public Completion {
+ public:
+  void complete(RequestPtr) noexcept override {}
+};
+
+}  // namespace
+
+Result<std::shared_ptr<ModelVersion>> ModelVersion::create(ModelSpec spec,
+                                                           ModelVersionOptions options,
+                                                           std::shared_ptr<Model> model,
+                                                           Reaper& reaper) {
+  if (Status status = bind_signature(spec, *model); !status) return status;
+  if (Status status = check_policy(options.batch, spec); !status) return status;
+  if (options.instances == 0) {
+    return Status::invalid_argument("model '" + spec.name + "', at least one instance is needed");
+  }
+  const uint32_t count = options.instances;
+  std::shared_ptr<ModelVersion> version(
+      new ModelVersion(std::move(spec), std::move(options), std::move(model), reaper));
+  for (uint32_t i = 0; i < count; ++i) {
+    Result<std::unique_ptr<Instance>> instance = version->model_->make_instance();
+    if (!instance) return instance.error();
+    version->instances_.push_back(std::move(*instance));
+  }
+  return version;
+}
+
+ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
+                           std::shared_ptr<Model> model, Reaper& reaper)
+    : spec_(std::make_shared<const ModelSpec>(std::move(spec))),
+      model_(std::move(model)),
+      reaper_(reaper) {
+  if (options.batch.preserve_ordering && options.instances > 1) {
+    gate_ = std::make_unique<ReleaseGate>(
+        [this](std::vector<RequestPtr>& requests) { deliver(requests); });
+  }
+  batcher_ = std::make_unique<Batcher>(
+      std::move(options.batch), [this](RequestPtr request, Status status) {
+        const FailureReason reason = reason_of(status);
+        refuse(std::move(request), std::move(status), reason);
+      });
+  reaper_.add(*batcher_);
+}
+
+ModelVersion::~ModelVersion() { close(Batcher::Close::kRefuse); }
+
+Status ModelVersion::warm_up(const std::vector<InputTensor>& inputs) {
+  Discard discard;
+  Batch batch;
+  batch.requests.emplace_back(new Request(discard));
+  Request& request = *batch.requests.front();
+  request.id = "warm-up";
+  request.inputs = inputs;
+  if (Status status = check_request(*spec_, request); !status) return status;
+  batch.rows = request.rows;
+  for (const std::unique_ptr<Instance>& instance : instances_) {
+    RequestTimes times;
+    if (Status status = run_batch(batch, *instance, times); !status) return status;
+  }
+  return {};
+}
+
+void ModelVersion::start() {
+  threads_.reserve(instances_.size());
+  for (std::size_t i = 0; i < instances_.size(); ++i) {
+    // The lock holds the new thread's end back until it is counted.
+    const std::lock_guard lock(mutex_);
+    threads_.emplace_back([this, i] { run_instance(*instances_[i]); });
+    ++running_;
+    // At most 15 characters; the number matters more than the name's end.
+    const std::string number = ":" + std::to_string(i);
+    const std::string name = spec_->name.substr(0, 15 - number.size()) + number;
+    pthread_setname_np(threads_.back().native_handle(), name.c_str());
+  }
+}
+
+void ModelVersion::submit(RequestPtr request) {
+  const TimePoint now = Clock::now();
+  request->times.queued = now;
+  if (request->times.arrived == TimePoint{}) request->times.arrived = now;
+  if (closed_.load(std::memory_order_relaxed)) {
+    statistics_.record_failure(FailureReason::kRejected, request->times, now);
+    return answer(std::move(request), Batcher::stopping());
+  }
+  in_flight_.fetch_add(1, std::memory_order_relaxed);
+  request->spec = spec_;
+  request->response.model_name = spec_->name;
+  request->response.model_version = spec_->version_text;
+  if (Status status = check_request(*spec_, *request); !status) {
+    return refuse(std::move(request), std::move(status), FailureReason::kOther);
+  }
+  const TimePoint expire_at = batcher_->push(std::move(request));
+  if (expire_at != kNever) reaper_.wake_at(*batcher_, expire_at);
+}
+
+bool ModelVersion::close(Batcher::Close how, TimePoint deadline) {
+  closed_.store(true, std::memory_order_relaxed);
+  batcher_->close(threads_.empty() ? Batcher::Close::kRefuse : how);
+  bool in_time = true;
+  if (!threads_.empty()) {
+    std::unique_lock lock(mutex_);
+    const auto ended = [&] { return running_ == 0; };
+    if (deadline == kNever) {
+      thread_ended_.wait(lock, ended);
+    } else {
+      in_time = thread_ended_.wait_until(lock, deadline, ended);
+    }
+    lock.unlock();
+    if (!in_time) batcher_->close(Batcher::Close::kRefuse);
+    for (std::thread& thread : threads_) thread.join();
+    threads_.clear();
+  }
+  reaper_.remove(*batcher_);
+  // Left now are only submit() calls on their way out with a refusal: no longer than microseconds.
+  while (in_flight_.load(std::memory_order_acquire) != 0) std::this_thread::yield();
+  return in_time;
+}
+
+std::size_t ModelVersion::pending() const { return batcher_->pending(); }
+
+void ModelVersion::run_instance(Instance& instance) {
+  Batch batch;
+  while (batcher_->pull(batch)) {
+    execute(batch, instance);
+    if (gate_ != nullptr) {
+      gate_->release(batch.sequence, std::move(batch.requests));
+    } else {
+      deliver(batch.requests);
+    }
+    batch.clear();
+  }
+  const std::lock_guard lock(mutex_);
+  --running_;
+  thread_ended_.notify_all();
+}
+
+void ModelVersion::execute(Batch& batch, Instance& instance) {
+  RequestTimes times;
+  times.batched = batch.taken;
+  Status status = run_batch(batch, instance, times);
+  if (status) return succeed(batch, times);
+  if (batch.requests.size() == 1) {
+    return fail(*batch.requests.front(), std::move(status), FailureReason::kBackend);
+  }
+
+  // One request may have spoilt the batch for all: each gets the answer that it gets alone.
+  Batch alone;
+  for (RequestPtr& request : batch.requests) {
+    if (request->cancelled()) {
+      fail(*request, Status::cancelled(""), FailureReason::kCancelled);
+      continue;
+    }
+    alone.rows = request->rows;
+    alone.requests.push_back(std::move(request));
+    status = run_batch(alone, instance, times);
+    if (status) {
+      succeed(alone, times);
+    } else {
+      fail(*alone.requests.front(), std::move(status), FailureReason::kBackend);
+    }
+    request = std::move(alone.requests.front());
+    alone.clear();
+  }
+}
+
+Status ModelVersion::run_batch(Batch& batch, Instance& instance, RequestTimes& times) noexcept try {
+  Status status = gather(batch, *spec_, instance);
+  times.input_done = Clock::now();
+  if (status) status = instance.run();
+  times.infer_done = Clock::now();
+  if (status) status = split(batch, *spec_, instance);
+  if (status) status = classify_outputs(batch, *spec_);
+  times.done = Clock::now();
+  return status;
+} catch (const std::bad_alloc&) {
+  return Status::resource_exhausted("model '" + spec_->name + "': out of memory");
+} catch (const std::exception& e) {
+  return Status::internal("model '" + spec_->name + "': " + e.what());
+} catch (...) {
+  return Status::internal("model '" + spec_->name + "': the backend threw an unknown exception");
+}
+
+void ModelVersion::succeed(Batch& batch, const RequestTimes& times) {
+  statistics_.record_batch(batch.rows, batch.requests.size(), times);
+  for (const RequestPtr& request : batch.requests) {
+    request->times.batched = times.batched;
+    request->times.input_done = times.input_done;
+    request->times.infer_done = times.infer_done;
+    request->times.done = times.done;
+    statistics_.record_success(request->times);
+  }
+}
+
+void ModelVersion::fail(Request& request, Status status, FailureReason reason) {
+  statistics_.record_failure(reason, request.times, Clock::now());
+  request.response.outputs.clear();
+  request.response.status = std::move(status);
+}
+
+void ModelVersion::deliver(std::vector<RequestPtr>& requests) {
+  in_flight_.fetch_sub(requests.size(), std::memory_order_release);
+  for (RequestPtr& request : requests) answer(std::move(request));
+  requests.clear();
+}
+
+void ModelVersion::refuse(RequestPtr request, Status status, FailureReason reason) {
+  statistics_.record_failure(reason, request->times, Clock::now());
+  answer(std::move(request), std::move(status));
+  in_flight_.fetch_sub(1, std::memory_order_release);
+}
+
+}  // namespace headrace
