@@ -1,4 +1,4 @@
-"""Headrace: an inference server. `Server` runs one in this process; `headrace serve` from a shell."""
+"""Headrace, an inference server: `Server` runs one in this process, `headrace serve` in a shell."""
 
 from __future__ import annotations
 

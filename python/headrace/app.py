@@ -1,0 +1,327 @@
+"""Server: composes the core, the control plane and monitoring into one server in this process.
+
+with Server(ServerConfig(model_repository=(Path("models"),), grpc_port=0)) as server:
+    print(server.address)
+
+server = Server(ServerConfig(grpc_port=0))
+server.add_callable("double", lambda x: {"y": x["x"] * 2},
+                    inputs={"x": ("FP32", [4])}, outputs={"y": ("FP32", [4])}, max_batch_size=8)
+server.start()
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import sys
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from types import TracebackType
+from typing import TYPE_CHECKING, Any
+
+from headrace import runtime
+from headrace.config import ServerConfig
+from headrace.control.kserve_service import KServeService
+from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
+from headrace.control.signature import Declaration, datatype_number, declare
+from headrace.errors import FailedPreconditionError, HeadraceError, InvalidArgumentError
+from headrace.logs import get_logger
+from headrace.protocol import model_config
+
+if TYPE_CHECKING:
+    from headrace.monitoring.exporter import MetricsServer, ModelSample
+
+__all__ = ["Server", "run_until_signal"]
+
+_log = get_logger("server")
+
+Infer = Callable[[dict[str, Any]], Mapping[str, Any]]
+
+
+class Server:
+    """start() and stop() once each, from one thread; the rest from any."""
+
+    def __init__(
+        self,
+        config: ServerConfig | None = None,
+        *,
+        on_event: Callable[[LoadEvent], None] | None = None,
+    ) -> None:
+        self.config = config if config is not None else ServerConfig()
+        self._began = time.monotonic()
+        options = runtime.ServerOptions(
+            host=self.config.host,
+            port=self.config.grpc_port,
+            io_threads=self.config.io_threads,
+            max_message_bytes=self.config.max_message_bytes,
+        )
+        self._core = runtime.Server(options)
+        self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
+        KServeService(
+            self.manager, server_name=self.config.id, server_version=runtime.__version__
+        ).add_to(self._core)
+        self._metrics: MetricsServer | None = None
+        self._state = "new"
+
+    # ---- before start ---------------------------------------------------------------------------
+
+    def add_callable(
+        self,
+        name: str,
+        fn: Infer | Sequence[Infer],
+        inputs: Declaration,
+        outputs: Declaration,
+        *,
+        max_batch_size: int = 0,
+        max_queue_delay_us: int = 0,
+        preferred_batch_size: Sequence[int] = (),
+        max_queue_size: int = 0,
+        instances: int = 1,
+        version: int = 1,
+    ) -> None:
+        """Serves `fn(inputs: {name: array}) -> {name: array}` as a model, before or after start().
+
+        `inputs` and `outputs` are {name: (datatype, dims)}, dims without the batch dimension when
+        max_batch_size > 0; requests are then batched, and fn sees arrays of shape (batch, *dims).
+        A sequence of callables is one an instance; one callable is shared by `instances` threads.
+        """
+        functions = [fn] * instances if callable(fn) else list(fn)
+        if not functions:
+            raise InvalidArgumentError(f"model '{name}' needs at least one callable")
+        config = model_config.ModelConfig(
+            name=name, backend="callback", max_batch_size=max_batch_size
+        )
+        for what, declaration, tensors in (
+            ("inputs", inputs, config.input),
+            ("outputs", outputs, config.output),
+        ):
+            for tensor, datatype, dims in declare(declaration, f"model '{name}': {what}"):
+                tensors.add(name=tensor, data_type=datatype_number(datatype), dims=dims)
+        config.version_policy.latest.num_versions = 1
+        config.instance_group.add(
+            name=f"{name}_0", kind=model_config.ModelInstanceGroup.KIND_CPU, count=len(functions)
+        )
+        if max_batch_size > 1:
+            batching = config.dynamic_batching
+            batching.SetInParent()
+            batching.max_queue_delay_microseconds = max_queue_delay_us
+            batching.preferred_batch_size.extend(preferred_batch_size)
+            if max_queue_size:
+                batching.default_queue_policy.max_queue_size = max_queue_size
+        self.manager.add_callable(config, functions, version)
+
+    # ---- life -----------------------------------------------------------------------------------
+
+    def start(self) -> list[tuple[str, HeadraceError]]:
+        """Binds, serves, loads the models; ready when it returns. Answers what did not load.
+
+        Raises UnavailableError when a port cannot be bound, and with `exit_on_error` the first
+        model's error; the server is stopped then.
+        """
+        if self._state != "new":
+            raise FailedPreconditionError("a Server is started once; make another one")
+        self._state = "started"
+        try:
+            if self.config.metrics_enabled:
+                from headrace.monitoring.exporter import MetricsServer
+
+                self._metrics = MetricsServer(self.config.host, self.config.metrics_port)
+            self._core.start()
+            failures = self.manager.load_initial()
+            if failures and self.config.exit_on_error and not self.manager.registry.stopping:
+                name, error = failures[0]
+                rest = f" ({len(failures) - 1} more failed too)" if len(failures) > 1 else ""
+                raise type(error)(
+                    f"model '{name}' could not be loaded{rest}: {error.details.strip()}\n"
+                    "The server starts without it when given --no-exit-on-error."
+                )
+        except BaseException:
+            self.stop(grace_s=0)
+            raise
+        self._announce()
+        if self._metrics is not None:
+            self._metrics.start(_Readings(self), runtime.histogram_bounds_ns(), runtime.__version__)
+        return failures
+
+    def stop(self, grace_s: float | None = None) -> bool:
+        """Not ready at once; running requests may finish within `grace_s` (exit_timeout_secs).
+        True if none had to be ended. Idempotent."""
+        if self._state == "stopped":
+            return True
+        started = self._state == "started"
+        self._state = "stopped"
+        grace = self.config.exit_timeout_secs if grace_s is None else grace_s
+        deadline = time.monotonic() + grace
+        self.manager.begin_stop()
+        finished = self._core.stop(grace) if started else True
+        finished = self.manager.stop(max(0.0, deadline - time.monotonic())) and finished
+        if self._metrics is not None:
+            self._metrics.stop()
+        return finished
+
+    def __enter__(self) -> Server:
+        self.start()
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.stop()
+
+    # ---- what it is -----------------------------------------------------------------------------
+
+    @property
+    def port(self) -> int:
+        """The gRPC port, after start()."""
+        return self._core.port
+
+    @property
+    def address(self) -> str:
+        """ "host:port" that a client in this machine can use."""
+        host = self.config.host
+        if host in ("0.0.0.0", "::", ""):
+            host = "127.0.0.1" if host != "::" else "::1"
+        return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
+
+    @property
+    def metrics_port(self) -> int:
+        """-1 when metrics are off."""
+        return self._metrics.port if self._metrics is not None else -1
+
+    @property
+    def ready(self) -> bool:
+        return self.manager.registry.ready
+
+    def statistics(self) -> dict[str, Any]:
+        """The core's connection and call counters."""
+        return self._core.statistics()
+
+    def _announce(self) -> None:
+        milliseconds = (time.monotonic() - self._began) * 1e3
+        models = [
+            f"{v.model}/{v.number} ({v.instances}x{v.threads})"
+            for v in self.manager.registry.ready_versions()
+        ]
+        shown = ", ".join(models[:20]) + (
+            f" and {len(models) - 20} more" if len(models) > 20 else ""
+        )
+        _log.info(
+            "%s in %.0f ms: gRPC %s:%d, metrics %s, models (instances x threads): %s",
+            "ready" if self.ready else "started, NOT ready",
+            milliseconds,
+            self.config.host,
+            self.port,
+            f":{self.metrics_port}" if self._metrics is not None else "off",
+            shown or "none",
+            extra={
+                "fields": {
+                    "ready": self.ready,
+                    "start_ms": round(milliseconds),
+                    "grpc_port": self.port,
+                    "metrics_port": self.metrics_port,
+                    "models": models,
+                }
+            },
+        )
+
+
+class _Readings:
+    """What the exporter reads."""
+
+    def __init__(self, server: Server) -> None:
+        self._server = server
+
+    def models(self) -> Sequence[ModelSample]:
+        from headrace.monitoring.exporter import ModelSample
+
+        return [
+            ModelSample(
+                model=loaded.model,
+                version=str(loaded.number),
+                load_seconds=loaded.load_seconds,
+                pending=loaded.version.pending,
+                statistics=loaded.version.statistics(),
+            )
+            for loaded in self._server.manager.registry.ready_versions()
+        ]
+
+    def server(self) -> Mapping[str, Any]:
+        return self._server.statistics()
+
+    def ready(self) -> bool:
+        return self._server.ready
+
+
+def _manager_options(config: ServerConfig) -> ManagerOptions:
+    return ManagerOptions(
+        repositories=config.model_repository,
+        mode=config.model_control_mode,
+        load=config.load_model,
+        poll_secs=config.repository_poll_secs,
+        strict_readiness=config.strict_readiness,
+        cores=config.cores,
+        default_max_batch_size=config.default_max_batch_size,
+        onnx_engine=config.onnx_engine,
+        cache_dir=config.cache_dir,
+    )
+
+
+def run_until_signal(
+    config: ServerConfig, *, on_event: Callable[[LoadEvent], None] | None = None
+) -> int:
+    """`headrace serve`: runs until SIGTERM or SIGINT, then drains. Answers the exit status: 0
+    after a stop that was asked for, 1 when it cannot start. A second signal ends the process at
+    once, with 1.
+
+    Start and stop run on a thread of their own: Python handles signals on this one, also while the
+    core compiles a model or waits for requests to finish.
+    """
+    asked = threading.Event()
+
+    def on_signal(number: int, _: object) -> None:
+        if asked.is_set():
+            sys.stderr.write("second signal: ending at once\n")
+            sys.stderr.flush()
+            os._exit(1)
+        asked.set()
+
+    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
+    failure: list[BaseException] = []
+    try:
+        server = Server(config, on_event=on_event)
+
+        def start() -> None:
+            try:
+                server.start()
+            except BaseException as error:
+                failure.append(error)
+                asked.set()
+
+        starter = threading.Thread(target=start, name="start", daemon=True)
+        starter.start()
+        asked.wait()
+        if failure:
+            starter.join()
+            raise failure[0]
+        _log.info("stopping: running requests have %.0f s to finish", config.exit_timeout_secs)
+        began = time.monotonic()
+        # Also ends a start that is still loading, after the models it is at.
+        server.manager.begin_stop()
+        starter.join()
+        done: list[bool] = []
+        stopper = threading.Thread(
+            target=lambda: done.append(server.stop()), name="stop", daemon=True
+        )
+        stopper.start()
+        stopper.join()
+        if not done or not done[0]:
+            _log.warning("some requests did not finish in time and were ended")
+        _log.info("stopped in %.0f ms", (time.monotonic() - began) * 1e3)
+        return 0
+    finally:
+        for number, handler in previous.items():
+            signal.signal(number, handler)

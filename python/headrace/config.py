@@ -1,0 +1,188 @@
+"""ServerConfig: everything `headrace serve` can be told, validated whole before anything starts.
+
+Flags and an optional YAML file (`--config headrace.yaml`; keys are the flags' names) map onto it.
+A flag wins over the file, the file over the default.
+
+    config = ServerConfig(model_repository=(Path("models"),), grpc_port=0)
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass, field, fields
+from pathlib import Path
+from typing import Any, ClassVar, Literal
+
+from headrace.errors import InvalidArgumentError, NotFoundError
+
+__all__ = ["ControlMode", "LogFormat", "LogLevel", "OnnxEngine", "ServerConfig", "read_config_file"]
+
+ControlMode = Literal["none", "explicit", "poll"]
+LogFormat = Literal["text", "json"]
+LogLevel = Literal["debug", "info", "warning", "error"]
+OnnxEngine = Literal["auto", "openvino", "onnxruntime"]
+
+_CHOICES: dict[str, tuple[str, ...]] = {
+    "model_control_mode": ("none", "explicit", "poll"),
+    "log_format": ("text", "json"),
+    "log_level": ("debug", "info", "warning", "error"),
+    "onnx_engine": ("auto", "openvino", "onnxruntime"),
+}
+
+
+def _default_cache_dir() -> str:
+    base = os.environ.get("XDG_CACHE_HOME")
+    return str((Path(base) if base else Path("~/.cache").expanduser()) / "headrace")
+
+
+@dataclass(frozen=True)
+class ServerConfig:
+    """Frozen. Raises InvalidArgumentError naming the flag when a value makes no sense."""
+
+    # Unknown keys of a configuration file are errors.
+    __pydantic_config__: ClassVar[dict[str, Any]] = {"extra": "forbid"}
+
+    model_repository: tuple[Path, ...] = ()
+    model_control_mode: ControlMode = "none"
+    load_model: tuple[str, ...] = ()  # explicit mode: what to load at start; "*" = everything
+    repository_poll_secs: float = 15.0  # poll mode: how often the repositories are looked at
+
+    host: str = "0.0.0.0"
+    grpc_port: int = 8001  # 0 = any free one
+    metrics_port: int = 8002  # 0 = any free one, -1 = no metrics
+    io_threads: int = 0  # threads that own connections; 0 = planned from the cores
+    cores: int = 0  # cores to divide over model instances; 0 = all this process may use
+    max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods
+    id: str = "headrace"  # the name in ServerMetadata
+
+    default_max_batch_size: int = (
+        32  # for models that can batch and whose configuration says nothing
+    )
+    onnx_engine: OnnxEngine = "auto"
+    cache_dir: str = field(default_factory=_default_cache_dir)  # compiled models; "" = none
+
+    strict_readiness: bool = True
+    exit_on_error: bool = True  # a model that does not load at start ends the server
+    exit_timeout_secs: float = 30.0  # how long running requests may take when it is stopped
+
+    log_format: LogFormat = "text"
+    log_level: LogLevel = "info"
+
+    def __post_init__(self) -> None:
+        for name, allowed in _CHOICES.items():
+            value = getattr(self, name)
+            if value not in allowed:
+                raise InvalidArgumentError(
+                    f"{flag(name)} is '{value}'; it must be one of {', '.join(allowed)}"
+                )
+        _check_range("grpc_port", self.grpc_port, 0, 65535)
+        _check_range("metrics_port", self.metrics_port, -1, 65535)
+        _check_range("io_threads", self.io_threads, 0, 1024)
+        _check_range("cores", self.cores, 0, 4096)
+        _check_range("max_message_bytes", self.max_message_bytes, 0, 2**31 - 1)
+        _check_range("default_max_batch_size", self.default_max_batch_size, 0, 2**20)
+        if self.grpc_port != 0 and self.grpc_port == self.metrics_port:
+            raise InvalidArgumentError(
+                f"--grpc-port and --metrics-port are both {self.grpc_port}; give them different "
+                "ports"
+            )
+        if not self.repository_poll_secs > 0:
+            raise InvalidArgumentError("--repository-poll-secs must be more than 0")
+        if not self.exit_timeout_secs >= 0:
+            raise InvalidArgumentError("--exit-timeout-secs must not be negative")
+        if self.load_model and self.model_control_mode != "explicit":
+            raise InvalidArgumentError(
+                "--load-model needs --model-control-mode explicit; in the other modes every "
+                "model of "
+                "the repository is loaded"
+            )
+        if "*" in self.load_model and len(self.load_model) > 1:
+            raise InvalidArgumentError(
+                "--load-model '*' loads every model; leave out the other --load-model"
+            )
+        for repository in self.model_repository:
+            if not repository.exists():
+                raise NotFoundError(
+                    f"model repository '{repository}' does not exist; create it or correct "
+                    "--model-repository"
+                )
+            if not repository.is_dir():
+                raise InvalidArgumentError(f"model repository '{repository}' is not a folder")
+
+    @property
+    def metrics_enabled(self) -> bool:
+        return self.metrics_port >= 0
+
+    @property
+    def load_everything(self) -> bool:
+        """Whether every model of the repositories is to be loaded at start."""
+        return self.model_control_mode != "explicit" or "*" in self.load_model
+
+
+def flag(name: str) -> str:
+    """`grpc_port` -> "--grpc-port"."""
+    return "--" + name.replace("_", "-")
+
+
+def _check_range(name: str, value: int, low: int, high: int) -> None:
+    if not low <= value <= high:
+        raise InvalidArgumentError(f"{flag(name)} is {value}; it must be {low} to {high}")
+
+
+def read_config_file(path: Path) -> dict[str, Any]:
+    """The keyword arguments for ServerConfig that a YAML file gives.
+
+    Keys are flag names ("grpc-port") or field names ("grpc_port"). Relative repositories are
+    relative to the file. Errors name the file and the key.
+    """
+    try:
+        import yaml  # type: ignore[import-untyped, unused-ignore]
+    except ImportError as error:
+        raise InvalidArgumentError(
+            f"reading {path} needs PyYAML, which is not installed: pip install pyyaml"
+        ) from error
+    try:
+        text = path.read_text(encoding="utf-8")
+    except OSError as error:
+        raise NotFoundError(f"{path}: {error.strerror or error}") from error
+    except UnicodeDecodeError as error:
+        raise InvalidArgumentError(f"{path}: not UTF-8 text") from error
+    try:
+        document = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise InvalidArgumentError(f"{path}: not valid YAML: {error}") from error
+    if document is None:
+        return {}
+    if not isinstance(document, Mapping):
+        raise InvalidArgumentError(
+            f"{path}: expected `flag: value` lines, found {type(document).__name__}"
+        )
+    values = {str(key).replace("-", "_"): value for key, value in document.items()}
+    if isinstance(values.get("model_repository"), str):
+        values["model_repository"] = [values["model_repository"]]
+    if isinstance(values.get("load_model"), str):
+        values["load_model"] = [values["load_model"]]
+    return _validated(path, values)
+
+
+def _validated(path: Path, values: dict[str, Any]) -> dict[str, Any]:
+    import pydantic
+
+    known = {f.name for f in fields(ServerConfig)}
+    for name in values:
+        if name not in known:
+            raise InvalidArgumentError(
+                f"{path}: unknown key '{name}'; known: {', '.join(sorted(known))}"
+            )
+    if isinstance(values.get("model_repository"), list):
+        values["model_repository"] = [path.parent / str(p) for p in values["model_repository"]]
+    try:
+        config = pydantic.TypeAdapter(ServerConfig).validate_python(values)
+    except pydantic.ValidationError as error:
+        problem = error.errors()[0]
+        where = ".".join(str(part) for part in problem["loc"])
+        raise InvalidArgumentError(f"{path}: {where}: {problem['msg']}") from error
+    except (InvalidArgumentError, NotFoundError) as error:
+        raise type(error)(f"{path}: {error.details}") from error
+    return {name: getattr(config, name) for name in values}

@@ -1,0 +1,231 @@
+"""From an artifact on disk to a `runtime.Model`. One loader a backend; each reads the signature
+first (so that the configuration can be completed from it) and then loads.
+
+    opened = Loaders(engine="auto", cache_dir="").open(source)
+    model = opened.load(config, instances=1, threads=2)
+
+Runtimes are imported when a model needs them, never before.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Protocol
+
+from headrace import runtime
+from headrace.errors import (
+    HeadraceError,
+    UnavailableError,
+)
+from headrace.logs import get_logger
+from headrace.protocol import model_config
+from headrace.repository.artifact import Artifact, OnnxEngine, engines
+
+__all__ = ["Loaders", "OpenedModel", "Source"]
+
+_log = get_logger("control")
+
+# config.pbtxt `parameters` that are handed to OpenVINO as they are.
+_OPENVINO_PROPERTIES = frozenset(
+    {
+        "CPU_DENORMALS_OPTIMIZATION",
+        "DYNAMIC_QUANTIZATION_GROUP_SIZE",
+        "ENABLE_CPU_PINNING",
+        "ENABLE_HYPER_THREADING",
+        "EXECUTION_MODE_HINT",
+        "INFERENCE_PRECISION_HINT",
+        "KV_CACHE_PRECISION",
+        "MODEL_DISTRIBUTION_POLICY",
+        "PERFORMANCE_HINT",
+        "SCHEDULING_CORE_TYPE",
+    }
+)
+
+
+@dataclass(frozen=True)
+class Source:
+    """What is to be loaded: a version's artifact and where it lives."""
+
+    model: str
+    version: int
+    artifact: Artifact
+    model_path: Path
+    version_path: Path
+    config: model_config.ModelConfig  # as written, not completed
+
+    def __str__(self) -> str:
+        return f"model '{self.model}' version {self.version}"
+
+
+class OpenedModel(Protocol):
+    """An artifact whose signature was read."""
+
+    @property
+    def inputs(self) -> list[runtime.TensorSpec] | None:
+        """With the batch dimension, -1 = dynamic. None: the artifact does not tell, `config`
+        must."""
+
+    @property
+    def outputs(self) -> list[runtime.TensorSpec] | None: ...
+
+    @property
+    def config(self) -> model_config.ModelConfig:
+        """The configuration as written, with what the artifact itself declares filled in."""
+
+    @property
+    def runs_user_code(self) -> bool:
+        """True for Python models: zeros may mean nothing to them, so they get no default
+        warm-up."""
+
+    def load(
+        self, config: model_config.ModelConfig, *, instances: int, threads: int
+    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+        """Compiles or instantiates. Also answers what is to be called after the version has
+        closed."""
+
+
+class Loaders:
+    """Opens artifacts with the right runtime. Thread-safe.
+
+    `engine` is who runs .onnx files: "openvino", "onnxruntime", or "auto": OpenVINO, and
+    onnxruntime (where installed) for what OpenVINO cannot read or compile.
+    """
+
+    def __init__(self, *, engine: OnnxEngine = "auto", cache_dir: str = "") -> None:
+        self._engine = engine
+        self._cache_dir = cache_dir
+        self._lock = threading.Lock()
+        self._openvino: runtime.OpenVinoBackend | None = None  # made at first use
+
+    def open(self, source: Source) -> OpenedModel:
+        """Raises InvalidArgumentError, NotFoundError or UnavailableError, naming the file and the
+        fix."""
+        candidates = engines(source.artifact, source.config, self._engine)
+        if candidates == ("openvino", "onnxruntime"):
+            return self._open_onnx_auto(source)
+        (engine,) = candidates
+        if engine == "openvino":
+            return self._open_openvino(source)
+        if engine == "onnxruntime":
+            return self._open_onnxruntime(source)
+        if engine == "pytorch":
+            from headrace.control.torch_models import OpenedTorchModel
+
+            return OpenedTorchModel(source)
+        from headrace.control.python_models import OpenedPythonModel
+
+        return OpenedPythonModel(source)
+
+    def openvino(self) -> runtime.OpenVinoBackend:
+        with self._lock:
+            if self._openvino is None:
+                self._openvino = runtime.OpenVinoBackend()
+            return self._openvino
+
+    def _open_openvino(self, source: Source) -> OpenedModel:
+        return _OpenedOpenVino(source, self.openvino(), self._cache_dir)
+
+    def _open_onnxruntime(self, source: Source) -> OpenedModel:
+        if importlib.util.find_spec("onnxruntime") is None:
+            raise UnavailableError(
+                f"{source}: {source.artifact.path} is to run on onnxruntime, which is not "
+                "installed: "
+                "pip install onnxruntime"
+            )
+        from headrace.control.onnxruntime_models import OpenedOnnxRuntime
+
+        return OpenedOnnxRuntime(source)
+
+    def _open_onnx_auto(self, source: Source) -> OpenedModel:
+        fallback = importlib.util.find_spec("onnxruntime") is not None
+        try:
+            opened = self._open_openvino(source)
+        except HeadraceError as error:
+            if (
+                not fallback or error.code == 5
+            ):  # NOT_FOUND: nobody can read a file that is not there
+                raise
+            try:
+                other = self._open_onnxruntime(source)
+            except HeadraceError:
+                raise error from None  # broken for both: OpenVINO's word is the first choice's
+            _warn_fallback(source, "read", error)
+            return other
+        return _WithFallback(source, opened, self._open_onnxruntime) if fallback else opened
+
+
+def _warn_fallback(source: Source, verb: str, error: HeadraceError) -> None:
+    _log.warning(
+        "%s: OpenVINO cannot %s it (%s); it runs on onnxruntime instead",
+        source,
+        verb,
+        " ".join(error.details.split())[:300],
+    )
+
+
+class _OpenedOpenVino:
+    runs_user_code = False
+
+    def __init__(self, source: Source, backend: runtime.OpenVinoBackend, cache_dir: str) -> None:
+        self._source = source
+        self._backend = backend
+        self._cache_dir = cache_dir
+        self.config = source.config
+        self.inputs, self.outputs = backend.inspect(str(source.artifact.path))
+
+    def load(
+        self, config: model_config.ModelConfig, *, instances: int, threads: int
+    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+        model = self._backend.load(
+            str(self._source.artifact.path),
+            device="CPU",
+            instances=instances,
+            threads=threads,
+            cache_dir=self._cache_dir,
+            properties=_openvino_properties(self._source, config),
+        )
+        return model, []
+
+
+def _openvino_properties(source: Source, config: model_config.ModelConfig) -> dict[str, str]:
+    properties: dict[str, str] = {}
+    for key, value in config.parameters.items():
+        if key in _OPENVINO_PROPERTIES:
+            properties[key] = value.string_value
+        elif key not in ("INFERENCE_NUM_THREADS", "intra_op_thread_count", "onnx_engine"):
+            _log.warning("%s: parameter '%s' is not used by the OpenVINO backend", source, key)
+    return properties
+
+
+class _WithFallback:
+    """OpenVINO, then onnxruntime when OpenVINO cannot compile what it could read."""
+
+    runs_user_code = False
+
+    def __init__(
+        self, source: Source, first: OpenedModel, other: Callable[[Source], OpenedModel]
+    ) -> None:
+        self._source = source
+        self._first = first
+        self._other = other
+        self.config = source.config
+        self.inputs = first.inputs
+        self.outputs = first.outputs
+
+    def load(
+        self, config: model_config.ModelConfig, *, instances: int, threads: int
+    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+        try:
+            return self._first.load(config, instances=instances, threads=threads)
+        except HeadraceError as error:
+            try:
+                other = self._other(self._source)
+                loaded = other.load(config, instances=instances, threads=threads)
+            except HeadraceError:
+                raise error from None
+            _warn_fallback(self._source, "compile", error)
+            return loaded

@@ -1,0 +1,507 @@
+"""ModelManager: the only one that acts on the running server.
+
+    manager = ModelManager(server, ManagerOptions(repositories=(Path("models"),)))
+    failures = manager.load_initial()
+    manager.load("digits")          # blocks until it serves
+    manager.unload("digits")        # returns at once; requests that are running finish
+    manager.stop(timeout_s=30)
+
+A load is: look at the repository -> plan cores -> load and warm the versions that changed ->
+publish a new route table -> drain and free the versions that left it. Until publishing, and for
+good when any version fails, the old versions serve.
+
+Threads: every method from any thread. Loads and unloads of one model take turns; different models
+load at the same time.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Callable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Literal
+
+from headrace import runtime
+from headrace.control.loaders import Loaders
+from headrace.control.loading import Infer, Plan, VersionLoader, load_callable
+from headrace.control.memory import return_memory
+from headrace.control.overrides import LoadOverride, PrivateRepository
+from headrace.control.registry import Registry
+from headrace.control.signature import instance_count, threads_asked
+from headrace.control.states import (
+    IndexEntry,
+    LoadedVersion,
+    ModelRecord,
+    ModelState,
+    cause_text,
+)
+from headrace.errors import (
+    AlreadyExistsError,
+    HeadraceError,
+    InternalError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
+from headrace.logs import get_logger
+from headrace.protocol import model_config
+from headrace.repository.artifact import OnnxEngine
+from headrace.repository.model_config import (
+    Defaults,
+    config_from_json,
+    read_config,
+    select_versions,
+    validate,
+)
+from headrace.repository.names import check_model_name
+from headrace.repository.scan import ModelEntry, find_model, scan, scan_model
+from headrace.repository.watch import Watch
+
+__all__ = ["LoadEvent", "ManagerOptions", "ModelManager"]
+
+_log = get_logger("control")
+
+_NOT_EXPLICIT = "explicit model load / unload is not allowed if polling is enabled"
+
+
+@dataclass(frozen=True)
+class ManagerOptions:
+    """What the server's configuration says about models."""
+
+    repositories: tuple[Path, ...] = ()
+    mode: Literal["none", "explicit", "poll"] = "none"
+    load: tuple[str, ...] = ()  # explicit mode: what to load at start; "*" = everything
+    poll_secs: float = 15.0
+    strict_readiness: bool = True
+    cores: int = 0  # 0 = all this process may use
+    default_max_batch_size: int = 32
+    onnx_engine: OnnxEngine = "auto"
+    cache_dir: str = ""
+
+
+@dataclass(frozen=True)
+class LoadEvent:
+    """Progress of a load. `error` when it failed, `seconds` when it ended."""
+
+    model: str
+    versions: tuple[int, ...]
+    kind: Literal["started", "loaded", "failed"]
+    seconds: float = 0.0
+    error: str = ""
+
+
+@dataclass(frozen=True)
+class _Wanted:
+    """A model as it should be."""
+
+    entry: ModelEntry
+    config: model_config.ModelConfig
+    fingerprints: Mapping[int, str]  # by version to be served
+    resources: tuple[object, ...] = ()
+
+
+class ModelManager:
+    def __init__(
+        self,
+        server: runtime.Server,
+        options: ManagerOptions,
+        *,
+        on_event: Callable[[LoadEvent], None] | None = None,
+    ) -> None:
+        self._options = options
+        self._on_event = on_event
+        self._cores = options.cores or runtime.available_cores()
+        self._loader = VersionLoader(
+            Loaders(engine=options.onnx_engine, cache_dir=options.cache_dir),
+            Defaults(
+                max_batch_size=options.default_max_batch_size, onnx_engine=options.onnx_engine
+            ),
+        )
+        self.registry = Registry(server, strict_readiness=options.strict_readiness)
+        self._lock = threading.Lock()
+        self._demands: dict[str, tuple[int, int]] = {}  # model -> (instances, threads); by _lock
+        self._draining: set[threading.Thread] = set()  # by _lock
+        self._watch: Watch | None = None
+        self._poll_stop = threading.Event()
+        self._poll_thread: threading.Thread | None = None
+
+    def index(self, *, ready_only: bool = False) -> list[IndexEntry]:
+        """RepositoryIndex: a row a version; a model that was never loaded has a row of its name."""
+        rows: dict[str, list[IndexEntry]] = {}
+        if not ready_only:
+            try:
+                found = scan(self._options.repositories)
+            except HeadraceError as error:
+                _log.error("repository index: %s", error)
+            else:
+                rows = {name: [IndexEntry(name)] for name in found.entries}
+                for name, reason in found.problems.items():
+                    rows[name] = [IndexEntry(name, "", ModelState.UNAVAILABLE.value, reason)]
+        rows |= self.registry.rows(ready_only=ready_only)
+        return [row for _, listed in sorted(rows.items()) for row in listed]
+
+    # ---- what clients may ask -----------------------------------------------------------------
+
+    def request_load(self, name: str, override: LoadOverride | None = None) -> None:
+        """RepositoryModelLoad."""
+        if self._options.mode != "explicit":
+            raise UnavailableError(_NOT_EXPLICIT)
+        self.load(name, override)
+
+    def request_unload(self, name: str) -> None:
+        """RepositoryModelUnload."""
+        if self._options.mode != "explicit":
+            raise UnavailableError(_NOT_EXPLICIT)
+        self.unload(name)
+
+    # ---- acting -------------------------------------------------------------------------------
+
+    def load_initial(self) -> list[tuple[str, HeadraceError]]:
+        """Loads what the mode says, several models at a time; answers what failed. Poll mode then
+        watches the repositories."""
+        try:
+            failures = self._load_initial()
+        finally:
+            self.registry.set_initialised()
+        if self._options.mode == "poll":
+            self._poll_thread = threading.Thread(
+                target=self._poll_forever, name="repository-poll", daemon=True
+            )
+            self._poll_thread.start()
+        return failures
+
+    def _load_initial(self) -> list[tuple[str, HeadraceError]]:
+        found = scan(self._options.repositories)
+        self._watch = Watch(found)
+        failures: list[tuple[str, HeadraceError]] = []
+        if self._options.mode == "explicit" and "*" not in self._options.load:
+            names = sorted(set(self._options.load))
+        else:
+            names = sorted(found.entries)
+            for name, reason in sorted(found.problems.items()):
+                _log.error("model '%s' is not loaded: %s", name, reason)
+                failures.append((name, InvalidArgumentError(reason)))
+                with self.registry.turn(name) as record:
+                    self.registry.failed(record, reason, {}, ())
+        # Everybody's demand is known before the first one loads, so the cores are divided fairly.
+        for name in names:
+            entry = found.entries.get(name)
+            if entry is not None:
+                with suppress(HeadraceError):  # its load says it
+                    self._wanted(entry, read_config(entry), "")
+        if not names:
+            return failures
+
+        def load(name: str) -> None:
+            if not self.registry.stopping:
+                self.load(name)
+
+        with ThreadPoolExecutor(min(len(names), max(2, self._cores)), "load") as pool:
+            for name, future in [(name, pool.submit(load, name)) for name in names]:
+                try:
+                    future.result()
+                except HeadraceError as error:
+                    failures.append((name, error))
+        return failures
+
+    def load(self, name: str, override: LoadOverride | None = None) -> None:
+        """Blocks until the model serves as its files (and `override`) say. Raises
+        InvalidArgumentError when a version cannot be loaded, InternalError when the model cannot
+        be found or understood, with Triton's texts and the cause; what served before keeps
+        serving."""
+        check_model_name(name)
+        began = time.monotonic()
+        with self.registry.turn(name) as record:
+            try:
+                wanted = self._look(name, override)
+            except HeadraceError as error:
+                failure = InternalError(
+                    f"failed to load '{name}', failed to poll from model repository: "
+                    f"{error.details}"
+                )
+                # A name that no repository knows leaves no trace.
+                known = bool(record.versions) or not isinstance(error, NotFoundError)
+                serving = known and self.registry.failed(record, cause_text(error), {}, ())
+                self._log_failure(failure.details, serving)
+                self._event(name, (), "failed", began, failure.details)
+                raise failure from error
+            self._load_wanted(record, wanted, began)
+
+    def unload(self, name: str, *, gone: bool = False) -> None:
+        """Takes the model out of service; returns while running requests finish. Unknown or already
+        unloaded models are no error. `gone`: no repository has it any more, so forget it."""
+        check_model_name(name)
+        if name not in self.registry.names():
+            return
+        with self.registry.turn(name) as record:
+            retired = self.registry.take_out(record, gone=gone)
+            with self._lock:
+                self._demands.pop(name, None)
+            if retired:
+                _log.info("unloading %s %s", name, _listed([v.number for v in retired]))
+            self._retire(record, retired)
+
+    def add_callable(
+        self, config: model_config.ModelConfig, functions: Sequence[Infer], version: int = 1
+    ) -> None:
+        """Serves Python callables, one an instance, under `config`, which is complete."""
+        check_model_name(config.name)
+        with self.registry.turn(config.name) as record:
+            if any(loaded.number == version for loaded in record.ready()):
+                raise AlreadyExistsError(
+                    f"model '{config.name}' version {version} is served already"
+                )
+            loaded = load_callable(config, list(functions), version)
+            others = [v.number for v in record.ready()]
+            self.registry.swap(record, [loaded], others, (version,))
+
+    def poll_once(self) -> None:
+        """One look at the repositories: loads what is new or changed, unloads what is gone. A
+        directory is acted on once two looks in a row agree about it: before, somebody is still
+        writing it."""
+        if self._watch is None:
+            return
+        changes = self._watch.observe(scan(self._options.repositories))
+        for name in changes.removed:
+            self.unload(name, gone=True)
+        for name in (*changes.added, *changes.modified):
+            if self.registry.stopping:
+                return
+            with suppress(HeadraceError):  # logged; tried again when its files change again
+                self.load(name)
+
+    def _poll_forever(self) -> None:
+        while not self._poll_stop.wait(self._options.poll_secs):
+            try:
+                self.poll_once()
+            except HeadraceError as error:
+                _log.error("poll: %s", error)
+            except Exception:
+                _log.exception("poll: unexpected error; trying again")
+
+    def begin_stop(self) -> None:
+        """Not ready from now on; nothing new is put in service."""
+        self.registry.set_stopping()
+        self._poll_stop.set()
+
+    def stop(self, timeout_s: float = 30.0) -> bool:
+        """Ends every version, serving what is queued. True if all was served in time.
+        Idempotent."""
+        deadline = time.monotonic() + timeout_s
+        self.begin_stop()
+        if self._poll_thread is not None:
+            self._poll_thread.join(timeout_s)
+        served = True
+        for name in self.registry.names():
+            with self.registry.turn(name) as record:
+                retired = self.registry.take_out(record)
+                for loaded in retired:
+                    served = loaded.close(timeout_s=_left(deadline)) and served
+                self.registry.drained(record, [loaded.number for loaded in retired])
+        return self.wait_drained(_left(deadline)) and served
+
+    def wait_drained(self, timeout_s: float | None = None) -> bool:
+        """Waits until every version that was taken out of service is gone and its memory given
+        back."""
+        deadline = None if timeout_s is None else time.monotonic() + timeout_s
+        with self._lock:
+            threads = list(self._draining)
+        for thread in threads:
+            thread.join(None if deadline is None else _left(deadline))
+        return not any(thread.is_alive() for thread in threads)
+
+    # ---- a load, step by step; the model's turn is held ------------------------------------------
+
+    def _look(self, name: str, override: LoadOverride | None) -> _Wanted:
+        """The model as the repository (or the request) has it now."""
+        if override is None:
+            entry = find_model(self._options.repositories, name)
+            return self._wanted(entry, read_config(entry), "")
+        config = config_from_json(override.config_json)
+        if not override.files:
+            entry = find_model(self._options.repositories, name)
+            return self._wanted(entry, config, override.fingerprint)
+        files = PrivateRepository(name, override.files)
+        entry = scan_model(files.root / name)
+        return self._wanted(entry, config, override.fingerprint, (files,))
+
+    def _wanted(
+        self,
+        entry: ModelEntry,
+        config: model_config.ModelConfig,
+        tag: str,
+        resources: tuple[object, ...] = (),
+    ) -> _Wanted:
+        validate(config)
+        numbers = select_versions(config, entry.versions, entry.name)
+        demand = (instance_count(config) * len(numbers), threads_asked(config))
+        with self._lock:
+            self._demands[entry.name] = demand
+        settings = f"{entry.path}/{entry.config_fingerprint}/{tag}"
+        fingerprints = {n: f"{settings}/{entry.version_fingerprints[n]}" for n in numbers}
+        return _Wanted(entry, config, fingerprints, resources)
+
+    def _plan(self, name: str, config: model_config.ModelConfig) -> Plan:
+        """Threads an instance of this model, beside every other model that is served or asked
+        for."""
+        with self._lock:
+            demands = [(model, *demand) for model, demand in sorted(self._demands.items())]
+        planned = {model: threads for model, _, threads in runtime.plan_cores(self._cores, demands)}
+        return Plan(instance_count(config), planned.get(name, 1))
+
+    def _load_wanted(self, record: ModelRecord, wanted: _Wanted, began: float) -> None:
+        name = record.name
+        for folder, reason in wanted.entry.ignored.items():
+            _log.warning("model '%s': folder '%s' is ignored: %s", name, folder, reason)
+        served = {v.number: v.fingerprint for v in record.ready()}
+        numbers = tuple(n for n, key in wanted.fingerprints.items() if served.get(n) != key)
+        self.registry.begin_loading(record, numbers)
+        if numbers:
+            self._event(name, numbers, "started", began)
+            _log.info("loading %s %s", name, _listed(numbers))
+        loaded, causes = self._load_versions(wanted, numbers)
+        if causes:
+            text = "".join(
+                f"version {n} is at UNAVAILABLE state: {cause};"
+                for n, cause in sorted(causes.items())
+            )
+            text = f"load failed for model '{name}': {text}\n"
+            serving = self.registry.failed(record, next(iter(causes.values())), causes, numbers)
+            self._log_failure(text, serving)
+            self._event(name, numbers, "failed", began, text)
+            self._discard(loaded)
+            raise InvalidArgumentError(text)
+        keep = [n for n in wanted.fingerprints if n not in numbers]
+        try:
+            retired = self.registry.swap(record, loaded, keep, wanted.entry.versions)
+        except HeadraceError:
+            self._discard(loaded)
+            raise
+        for version in loaded:
+            _log_loaded(version)
+        self._event(name, numbers, "loaded", began)
+        self._retire(record, retired)
+
+    def _load_versions(
+        self, wanted: _Wanted, numbers: Sequence[int]
+    ) -> tuple[list[LoadedVersion], dict[int, str]]:
+        """What was loaded, and why the rest was not."""
+        plan = self._plan(wanted.entry.name, wanted.config)
+
+        def load(number: int) -> LoadedVersion | str:
+            try:
+                version = self._loader.load(
+                    wanted.entry,
+                    number,
+                    wanted.config,
+                    fingerprint=wanted.fingerprints[number],
+                    plan=plan,
+                )
+            except Exception as error:
+                if not isinstance(error, HeadraceError):
+                    _log.exception("model '%s' version %d", wanted.entry.name, number)
+                return cause_text(error)
+            version.resources = wanted.resources
+            return version
+
+        if len(numbers) > 1:
+            with ThreadPoolExecutor(min(len(numbers), max(2, self._cores)), "load") as pool:
+                results = list(pool.map(load, numbers))
+        else:
+            results = [load(number) for number in numbers]
+        loaded = [result for result in results if isinstance(result, LoadedVersion)]
+        causes = {
+            number: result
+            for number, result in zip(numbers, results, strict=True)
+            if isinstance(result, str)
+        }
+        return loaded, causes
+
+    @staticmethod
+    def _discard(loaded: list[LoadedVersion]) -> None:
+        """Ends versions that were never put in service."""
+        while loaded:
+            loaded.pop().close(drain=False)
+        return_memory()
+
+    def _retire(self, record: ModelRecord, retired: list[LoadedVersion]) -> None:
+        """Drains and frees, on a thread of its own: a running request may take long."""
+        if not retired:
+            return
+
+        def drain() -> None:
+            numbers = [loaded.number for loaded in retired]
+            try:
+                while retired:
+                    retired.pop().close()
+                self.registry.drained(record, numbers)
+                return_memory()
+                _log.info("unloaded %s %s", record.name, _listed(numbers))
+            except Exception:
+                _log.exception("unloading %s %s", record.name, _listed(numbers))
+            finally:
+                with self._lock:
+                    self._draining.discard(threading.current_thread())
+
+        thread = threading.Thread(target=drain, name=f"drain-{record.name}", daemon=True)
+        with self._lock:
+            self._draining.add(thread)
+        thread.start()
+
+    # ---- telling people -------------------------------------------------------------------------
+
+    def _event(
+        self,
+        name: str,
+        numbers: Sequence[int],
+        kind: Literal["started", "loaded", "failed"],
+        began: float,
+        error: str = "",
+    ) -> None:
+        if self._on_event is not None:
+            seconds = time.monotonic() - began
+            self._on_event(LoadEvent(name, tuple(numbers), kind, seconds, error))
+
+    @staticmethod
+    def _log_failure(text: str, serving: bool) -> None:
+        _log.error(
+            "%s%s", text.rstrip("\n;"), "; what was loaded before keeps serving" if serving else ""
+        )
+
+
+def _left(deadline: float) -> float:
+    return max(0.0, deadline - time.monotonic())
+
+
+def _listed(numbers: Sequence[int]) -> str:
+    """ "version 3", "versions 1, 2"."""
+    return f"version{'s' if len(numbers) != 1 else ''} {', '.join(map(str, sorted(numbers)))}"
+
+
+def _log_loaded(loaded: LoadedVersion) -> None:
+    size = loaded.config.max_batch_size
+    _log.info(
+        "loaded %s version %d in %.0f ms: %s, %d instance%s x %d thread%s, %s",
+        loaded.model,
+        loaded.number,
+        loaded.load_seconds * 1e3,
+        loaded.version.description,
+        loaded.instances,
+        "s" if loaded.instances != 1 else "",
+        loaded.threads,
+        "s" if loaded.threads != 1 else "",
+        f"batches up to {size}" if size > 0 else "no batching",
+        extra={
+            "fields": {
+                "model": loaded.model,
+                "version": loaded.number,
+                "load_ms": round(loaded.load_seconds * 1e3),
+                "instances": loaded.instances,
+                "threads": loaded.threads,
+            }
+        },
+    )

@@ -1,0 +1,117 @@
+"""What the control plane knows of a model: plain records, changed only by ModelManager under its
+lock."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Callable
+from dataclasses import dataclass, field
+from enum import Enum
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from headrace import errors
+from headrace.protocol import model_config
+
+if TYPE_CHECKING:
+    from headrace import runtime
+
+__all__ = [
+    "IndexEntry",
+    "LoadedVersion",
+    "ModelRecord",
+    "ModelState",
+    "VersionRecord",
+    "cause_text",
+]
+
+
+class ModelState(str, Enum):
+    """States of RepositoryIndex."""
+
+    LOADING = "LOADING"
+    READY = "READY"
+    UNLOADING = "UNLOADING"
+    UNAVAILABLE = "UNAVAILABLE"
+
+
+@dataclass
+class LoadedVersion:
+    """A version in memory. Whoever takes it out of its record retires it (`close`, then drop)."""
+
+    model: str
+    number: int
+    fingerprint: str  # of the files and the configuration it was loaded from
+    version: runtime.ModelVersion
+    config: model_config.ModelConfig
+    instances: int
+    threads: int  # intra-op threads an instance
+    load_seconds: float
+    path: Path | None = None  # its version folder; None for a Python callable
+    on_close: list[Callable[[], None]] = field(default_factory=list)
+    resources: tuple[object, ...] = ()  # kept alive as long as this is (files sent with the load)
+
+    def close(self, *, drain: bool = True, timeout_s: float | None = None) -> bool:
+        """Serves what is queued (drain) and ends the instances. True if all was served in time."""
+        served = self.version.close(drain=drain, timeout_s=timeout_s)
+        while self.on_close:
+            self.on_close.pop()()
+        return served
+
+
+@dataclass
+class VersionRecord:
+    """One row of RepositoryIndex. `loaded` is what serves, set while READY."""
+
+    number: int
+    state: ModelState
+    reason: str = ""
+    loaded: LoadedVersion | None = None
+
+
+@dataclass
+class ModelRecord:
+    """A model that was loaded, or tried, at least once."""
+
+    name: str
+    versions: dict[int, VersionRecord] = field(default_factory=dict)
+    wanted: bool = False  # it is to serve: readiness waits for it
+    gone: bool = False  # no longer in a repository: forget it when it has drained
+    failure: str = ""  # why its last load failed; "" when it did not
+    lock: threading.Lock = field(default_factory=threading.Lock)  # one load or unload at a time
+
+    def ready(self) -> list[LoadedVersion]:
+        """Versions that serve, lowest number first."""
+        return [
+            record.loaded
+            for _, record in sorted(self.versions.items())
+            if record.state is ModelState.READY and record.loaded is not None
+        ]
+
+
+@dataclass(frozen=True)
+class IndexEntry:
+    """A row of RepositoryIndex; a model that was never loaded has a name only."""
+
+    name: str
+    version: str = ""
+    state: str = ""
+    reason: str = ""
+
+
+_CODE_WORDS = {
+    2: "Unknown",
+    3: "Invalid argument",
+    5: "Not found",
+    6: "Already exists",
+    12: "Unsupported",
+    13: "Internal",
+    14: "Unavailable",
+}
+
+
+def cause_text(error: BaseException) -> str:
+    """A failure as Triton's index words it: "Internal: RuntimeError: boom"."""
+    if isinstance(error, errors.HeadraceError):
+        return f"{_CODE_WORDS.get(error.code, error.status.capitalize())}: {error.details}"
+    return f"Internal: {type(error).__name__}: {error}"

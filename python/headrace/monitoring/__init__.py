@@ -1,0 +1,1 @@
+"""Monitoring: what the server counted, as Prometheus text."""

@@ -1,0 +1,54 @@
+"""The C++ core. The only module that imports the extension `headrace._ext`; everything else imports
+from here, so that a missing or broken build is explained once."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy.typing as npt
+
+try:
+    from headrace._ext import (
+        BatchPolicy,
+        CallInfo,
+        Model,
+        ModelSpec,
+        ModelVersion,
+        OpenVinoBackend,
+        QueuePolicy,
+        Server,
+        ServerOptions,
+        TensorSpec,
+        __version__,
+        available_cores,
+        callback_model,
+        histogram_bounds_ns,
+        plan_cores,
+    )
+except ImportError as error:
+    raise ImportError(
+        f"Headrace's C++ core cannot be loaded: {error}. Build it with `pip install .` in the "
+        "source "
+        "tree, or install the wheel; `headrace doctor` says what is missing."
+    ) from error
+
+__all__ = [
+    "Array",
+    "BatchPolicy",
+    "CallInfo",
+    "Model",
+    "ModelSpec",
+    "ModelVersion",
+    "OpenVinoBackend",
+    "QueuePolicy",
+    "Server",
+    "ServerOptions",
+    "TensorSpec",
+    "__version__",
+    "available_cores",
+    "callback_model",
+    "histogram_bounds_ns",
+    "plan_cores",
+]
+
+Array = npt.NDArray[Any]
