@@ -214,8 +214,10 @@ class _Collector:
         values = self._source.server()
         for name, key, text in _SERVER_COUNTERS:
             yield CounterMetricFamily(name, text, value=values[key])
-        calls = CounterMetricFamily("headrace_calls", "gRPC calls finished, by status",
-        labels=["code"]) for number, count in enumerate(values["calls_by_code"]):
+        calls = CounterMetricFamily(
+            "headrace_calls", "gRPC calls finished, by status", labels=["code"]
+        )
+        for number, count in enumerate(values["calls_by_code"]):
             calls.add_metric([code_name(number)], count)
         yield calls
         for name, key, text in _SERVER_GAUGES:
