@@ -1,4 +1,4 @@
-"""The private pool: beside others' stubs, from many threads, with every attribute that stubs name."""
+"""The private pool: beside others' stubs, from many threads, with what the stubs name."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ import threading
 from pathlib import Path
 from typing import Any
 
-import headrace.protocol
 import pytest
+
+import headrace.protocol
 from headrace.protocol import descriptors, health, kserve, model_config
 
 USE_OURS = """
@@ -99,7 +100,7 @@ def test_nested_messages_and_maps() -> None:
 
 
 def test_an_unknown_name_is_an_attribute_error() -> None:
-    with pytest.raises(AttributeError, match="headrace/kserve.proto defines no 'NoSuchMessage'"):
+    with pytest.raises(AttributeError, match=r"headrace/kserve\.proto defines no 'NoSuchMessage'"):
         _ = kserve.NoSuchMessage  # type: ignore[attr-defined]
 
 

@@ -7,9 +7,10 @@ from typing import Any
 
 import pytest
 from grpc_health.v1 import health_pb2
+from tritonclient.grpc import model_config_pb2, service_pb2
+
 from headrace.protocol import health, kserve, model_config
 from headrace.protocol.descriptors import pool
-from tritonclient.grpc import model_config_pb2, service_pb2
 
 PEERS = {
     "service": (kserve, service_pb2),
