@@ -61,7 +61,8 @@ def _refuse_unsupported(config: model_config.ModelConfig) -> None:
 
 
 def unused_settings(config: model_config.ModelConfig) -> tuple[str, ...]:
-    """Settings that are accepted, kept and shown, but change nothing here; to be logged once."""
+    """A line for every setting that is accepted, kept and shown, but changes nothing here; to be
+    logged when the model loads."""
     unused = {
         "optimization": config.HasField("optimization"),
         "response_cache": config.response_cache.enable,
@@ -73,7 +74,9 @@ def unused_settings(config: model_config.ModelConfig) -> tuple[str, ...]:
         ),
         "instance_group.host_policy": any(g.host_policy for g in config.instance_group),
     }
-    return tuple(setting for setting, used in unused.items() if used)
+    return tuple(
+        f"{setting} has no effect in this server" for setting, used in unused.items() if used
+    )
 
 
 def _check_versions(config: model_config.ModelConfig) -> None:
