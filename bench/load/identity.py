@@ -1,0 +1,78 @@
+"""The benchmark's job: model ``identity``, X -> Y, FP32 [1, 16], output equals input.
+
+Request and response bytes are written by hand (a few protobuf fields), so that the driver needs no
+protobuf, and the models are written into a Triton-layout repository for Headrace.
+"""
+
+from __future__ import annotations
+
+import struct
+from pathlib import Path
+
+__all__ = ["VALUES", "infer_request", "infer_response", "write_repository"]
+
+# Exact in every float format down to bf16, all different, so that a wrong row shows.
+VALUES = struct.pack("<16f", *(i * 0.5 - 4 for i in range(16)))
+
+MODEL_PY = '''"""A plain Python model: numpy in, numpy out."""
+
+inputs = {"X": ("FP32", [16])}
+outputs = {"Y": ("FP32", [16])}
+max_batch_size = 128
+
+
+def infer(inputs):
+    return {"Y": inputs["X"]}
+'''
+
+
+def _field(number: int, payload: bytes) -> bytes:
+    """A length-delimited protobuf field; payloads here are shorter than 128 bytes."""
+    if len(payload) > 127:
+        raise ValueError(f"payload of {len(payload)} bytes needs a longer length")
+    return bytes([number << 3 | 2, len(payload)]) + payload
+
+
+def infer_request(model: str) -> bytes:
+    """Serialised ModelInferRequest with raw contents."""
+    tensor = _field(1, b"X") + _field(2, b"FP32") + _field(3, bytes([1, 16]))
+    return _field(1, model.encode()) + _field(5, tensor) + _field(7, VALUES)
+
+
+def infer_response(model: str) -> bytes:
+    """Serialised ModelInferResponse that a server doing the job sends."""
+    tensor = _field(1, b"Y") + _field(2, b"FP32") + _field(3, bytes([1, 16]))
+    return _field(1, model.encode()) + _field(2, b"1") + _field(5, tensor) + _field(6, VALUES)
+
+
+def write_openvino_model(folder: Path) -> None:
+    """``1/model.onnx``: Y = X + 0, batch dimension free. Needs the onnx package."""
+    import onnx
+    from onnx import TensorProto, helper
+
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [16], [0.0] * 16)
+    graph = helper.make_graph(
+        [helper.make_node("Add", ["X", "zero"], ["Y"])],
+        "identity",
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", 16])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", 16])],
+        [zero],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.checker.check_model(model)
+    (folder / "1").mkdir(parents=True)
+    onnx.save(model, str(folder / "1" / "model.onnx"))
+    (folder / "config.pbtxt").write_text("max_batch_size: 128\ndynamic_batching { }\n")
+
+
+def write_callback_model(folder: Path) -> None:
+    """``1/model.py``: a plain callable."""
+    (folder / "1").mkdir(parents=True)
+    (folder / "1" / "model.py").write_text(MODEL_PY)
+    (folder / "config.pbtxt").write_text("max_batch_size: 128\ndynamic_batching { }\n")
+
+
+def write_repository(folder: Path, model: str) -> None:
+    """A repository with one model, named after its backend: ``openvino`` or ``callback``."""
+    writers = {"openvino": write_openvino_model, "callback": write_callback_model}
+    writers[model](folder / "identity")

@@ -1,0 +1,44 @@
+// Options of headrace_loadgen and their command line.
+#pragma once
+
+#include <sys/types.h>
+
+#include <cstdint>
+#include <string>
+#include <utility>
+#include <vector>
+
+namespace loadgen {
+
+enum class Arrivals { kPoisson, kConstant };
+
+struct Options {
+  std::string host = "127.0.0.1";
+  std::string port;
+  std::string path = "/inference.GRPCInferenceService/ModelInfer";
+  std::string authority;  // default: host:port
+  std::vector<std::pair<std::string, std::string>> metadata;
+  std::string message;  // the request's protobuf bytes, without gRPC's prefix
+
+  bool check_equal = false;     // the answer's message must be `expected`
+  bool check_contains = false;  // the answer's message must hold `expected` somewhere
+  std::string expected;
+
+  int connections = 1;
+  int streams = 1;  // closed loop: calls in flight a connection
+  double rate = 0;  // calls a second; > 0 makes the loop open
+  Arrivals arrivals = Arrivals::kPoisson;
+  int max_outstanding = 10000;  // open loop: an arrival beyond this is dropped and counted
+  uint64_t seed = 1;            // of the Poisson schedule
+
+  double warm_up_s = 1;
+  double duration_s = 5;
+  uint64_t requests = 0;  // closed loop: stop after so many measured answers; 0: by duration
+  double drain_s = 5;     // how long to wait for the last answers after the window
+  pid_t server_pid = 0;   // whose CPU and memory to report, with its descendants; 0: nobody's
+};
+
+// Prints what is wrong and exits with 2 when the command line makes no sense; 0 after --help.
+Options parse_options(int argc, char** argv);
+
+}  // namespace loadgen
