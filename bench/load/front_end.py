@@ -172,6 +172,12 @@ def main() -> int:
         f"{about['load_average_before'][0]} before, {about['load_average_after'][0]} after; "
         + ", ".join(f"{name} {version}" for name, version in about["versions"].items())
     )
+    busiest = max((row.get("others' cores", 0) for row in middle.values()), default=0)
+    if busiest > 0.2:
+        print(
+            f"NOT QUIET: other work used up to {busiest:.1f} cores; trust CPU per call and the best "
+            "rounds more than the rest, or measure again"
+        )
     if not options.no_save:
         stamp = time.strftime("%Y-%m-%d-%H%M%S")
         target = options.results / f"front_end-{stamp}.json"
