@@ -175,8 +175,8 @@ def main() -> int:
     busiest = max((row.get("others' cores", 0) for row in middle.values()), default=0)
     if busiest > 0.2:
         print(
-            f"NOT QUIET: other work used up to {busiest:.1f} cores; trust CPU per call and the best "
-            "rounds more than the rest, or measure again"
+            f"NOT QUIET: other work used up to {busiest:.1f} cores; trust CPU per call and the "
+            "best rounds more than the rest, or measure again"
         )
     if not options.no_save:
         stamp = time.strftime("%Y-%m-%d-%H%M%S")
