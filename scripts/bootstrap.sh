@@ -118,14 +118,34 @@ PY
   echo "$wanted" > "$stamps/build-requires"
 fi
 
+# Ninja's "[3/60] Building ..." out of a build's output: in one line on a terminal, else every tenth.
+steps() {
+  local line last="" count=0
+  while IFS= read -r line; do
+    [[ "$line" =~ \[([0-9]+)/([0-9]+)\][[:space:]]+([A-Z].*) ]] || continue
+    last="[${BASH_REMATCH[1]}/${BASH_REMATCH[2]}] ${BASH_REMATCH[3]##*/}"
+    count=$((count + 1))
+    if [ -t 1 ]; then
+      printf '\r\033[K   %.90s' "$last"
+    elif [ $((count % 10)) -eq 1 ]; then
+      printf '   %.90s\n' "$last"
+    fi
+  done
+  if [ -n "$last" ] && [ -t 1 ]; then printf '\n'; fi
+}
+
 # --- headrace --------------------------------------------------------------------------------
 # Python files are used from the checkout; only what is compiled or generated needs a new build.
-sources() { find CMakeLists.txt csrc proto pyproject.toml -type f -print0 | sort -z | xargs -0 cat; }
+sources() { find CMakeLists.txt cmake csrc proto pyproject.toml -type f -print0 | sort -z | xargs -0 cat; }
 wanted="$(sources | sha256sum | cut -d' ' -f1)"
 if ! fresh headrace "$wanted" || ! "$python" -c 'import headrace._ext' >/dev/null 2>&1; then
   say "build and install headrace (incremental; the first time takes some minutes)"
-  pip_install --no-build-isolation --config-settings=build.verbose=true -e . ||
-    die "the build failed: the first error above is the one to read"
+  log="$stamps/headrace.log"
+  "$python" -m pip install --verbose --disable-pip-version-check --no-build-isolation -e . \
+    2>&1 | tee "$log" | steps || {
+    grep -nE -m 20 -A 6 'error:|Error ' "$log" >&2 || tail -40 "$log" >&2
+    die "the build failed; all of its output is in $log"
+  }
   echo "$wanted" > "$stamps/headrace"
 fi
 
