@@ -2,6 +2,7 @@
 // little-endian; BYTES in the wire's length-prefixed form, so rows of every dtype concatenate as bytes.
 #pragma once
 
+#include <algorithm>
 #include <array>
 #include <cstddef>
 #include <cstdint>
@@ -25,6 +26,14 @@ class Shape {
   }
   explicit Shape(std::span<const int64_t> dims) {
     for (const int64_t dim : dims) push_back(dim);
+  }
+
+  // Copies the dims that are set only.
+  Shape(const Shape& other) { *this = other; }
+  Shape& operator=(const Shape& other) {
+    rank_ = other.rank_;
+    std::copy(other.begin(), other.end(), dims_.begin());
+    return *this;
   }
 
   // False, and nothing changes, beyond kMaxRank.
