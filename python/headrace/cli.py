@@ -215,9 +215,8 @@ def models(url: Url = "localhost:8001", as_json: AsJson = False, timeout: Timeou
             _micros(row["average_infer_us"]),
             row["reason"],
         )
-    console = Console()
-    # Piped: whole lines, nothing folded.
-    console.print(table, soft_wrap=not console.is_terminal)
+    # Piped: whole lines, nothing cut to a window that is not there.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
 
 
 def _micros(value: float | None) -> str:
