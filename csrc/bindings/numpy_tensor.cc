@@ -1,5 +1,7 @@
 #include "bindings/numpy_tensor.h"
 
+#include <pybind11/stl.h>
+
 #include <cstring>
 #include <utility>
 #include <vector>
