@@ -3,6 +3,7 @@
 #include <sched.h>
 
 #include <algorithm>
+#include <cmath>
 #include <fstream>
 #include <sstream>
 #include <thread>
@@ -13,9 +14,7 @@ namespace {
 std::optional<uint32_t> cores_of(double quota, double period) {
   // A negative quota means none; !(> 0) also catches what was no number.
   if (!(quota > 0) || !(period > 0)) return std::nullopt;
-  const double cores = quota / period;
-  const auto whole = static_cast<uint32_t>(std::min(cores, 1e6));
-  return std::max<uint32_t>(1, whole + (cores > whole ? 1 : 0));
+  return static_cast<uint32_t>(std::clamp(std::ceil(quota / period), 1.0, 1e6));
 }
 
 std::optional<uint32_t> read_v2(const std::string& folder) {
