@@ -1,10 +1,37 @@
-// OpenVINO backend: ONNX (.onnx) and OpenVINO IR (.xml) models on the CPU, from the runtime inside
-// the openvino wheel. One compiled model a version, one infer request an instance; an instance runs
-// on its own thread with `threads` intra-op threads.
+// OpenVINO backend: ONNX (.onnx) and OpenVINO IR (.xml + .bin) models on the CPU, from the runtime
+// inside the openvino wheel.
 //
-// Threads: OpenVinoBackend and its Models are shared; see backend.h for Instances.
-// Precision: f32 unless asked otherwise (OpenVINO's own default is bf16 on AMX machines, which is off by
-// 1e-2). The CPU plugin computes INT64 as INT32 and FP64 as FP32.
+//   OpenVinoBackend backend;
+//   std::shared_ptr<Model> model = *backend.load("model.onnx", {.instances = 2, .threads = 1});
+//   std::unique_ptr<Instance> instance = *model->make_instance();   // then as in backend.h
+//
+// Threads: OpenVinoBackend and its Models are shared; see backend.h for Instances. run() works on
+// the calling thread. An instance may outlive its Model and the backend.
+// ---------------------------------------------------------------------------------------------
+// Measured on OpenVINO 2026.4.1, 2-core Sapphire Rapids (AVX-512, AMX):
+//
+// Instances. Each has its own compiled model (one stream): two threads run a 16-32-4 MLP in 13 us
+// each. Streams of one shared compiled model hop to a worker thread, two context switches a run: 28
+// us each. Above 16 MiB of weights they do share one, stream by stream: the hop is lost in the run,
+// while a copy of the packed weights an instance is not (134 MB of weights: 130 MB more).
+//
+// Precision. f32 unless asked otherwise: OpenVINO's own default here is bf16, which moves magika's
+// scores by 2e-3 and OCR's by 5e-2; in f32 they are within 4e-7 and 2e-6 of onnxruntime.
+//
+// Datatypes. All are taken and answered. FP32, INT32, INT16, UINT16 and BOOL are exact; FP16 and
+// BF16 are computed in f32; UINT8 and INT8 arithmetic saturates where ONNX wraps. INT64 (even by
+// Identity) and UINT64 keep their low 32 bits only, FP64 becomes FP32. BYTES go through Concat,
+// Gather, Identity, Reshape, Squeeze, Unsqueeze, Shape and Transpose; models with other operators
+// on strings are refused.
+//
+// Shapes. Every combination of input shapes is inferred through the graph before its first run,
+// since the runtime itself does not check (shape_check.h). Zero-size tensors and scalars work. A
+// run whose shape differs from the run before costs extra: 12 - 30 us for the MLP, 3 ms for a 6 ms
+// OCR classifier, nothing for magika; requests kept per shape do not help, for the graph belongs to
+// the stream, not the request.
+//
+// Cache. Compiled models are found again by their content, weights included; a damaged or
+// unwritable cache is passed over.
 #pragma once
 
 #include <map>
@@ -31,11 +58,13 @@ class OpenVinoBackend {
   ~OpenVinoBackend();
 
   // Reads the signature only: nothing is compiled. Errors: NOT_FOUND (no such file),
-  // INVALID_ARGUMENT (not a model, or one with a datatype the protocol lacks), each naming the file.
+  // INVALID_ARGUMENT (not a model, or one with a datatype the protocol lacks), each naming the
+  // file.
   Result<std::pair<std::vector<TensorSpec>, std::vector<TensorSpec>>> inspect(
       const std::string& path) const;
   // Reads and compiles. Blocks for as long as that takes; never on an I/O thread.
-  Result<std::shared_ptr<Model>> load(const std::string& path, const OpenVinoOptions& options) const;
+  Result<std::shared_ptr<Model>> load(const std::string& path,
+                                      const OpenVinoOptions& options) const;
 
   // "2026.4.1-..." and the devices found, for `headrace doctor`.
   static std::string version();
