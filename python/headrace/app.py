@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import os
 import signal
+import socket
 import sys
 import threading
 import time
@@ -270,58 +271,76 @@ def _manager_options(config: ServerConfig) -> ManagerOptions:
     )
 
 
+class _Task(threading.Thread):
+    """Runs `function` and then calls `done`; `result` or `error` is set by then."""
+
+    def __init__(
+        self, name: str, function: Callable[[], object], done: Callable[[], object]
+    ) -> None:
+        super().__init__(name=name, daemon=True)
+        self._function = function
+        self._done = done
+        self.result: object = None
+        self.error: BaseException | None = None
+        self.ended = False
+
+    def run(self) -> None:
+        try:
+            self.result = self._function()
+        except BaseException as error:
+            self.error = error
+        self.ended = True
+        self._done()
+
+
 def run_until_signal(
     config: ServerConfig, *, on_event: Callable[[LoadEvent], None] | None = None
 ) -> int:
-    """`headrace serve`: runs until SIGTERM or SIGINT, then drains. Answers the exit status: 0
-    after a stop that was asked for, 1 when it cannot start. A second signal ends the process at
-    once, with 1.
+    """`headrace serve`: runs until SIGTERM or SIGINT, then drains. Answers the exit status, 0;
+    raises when the server cannot start. A second signal ends the process at once, with 1. Main
+    thread only.
 
-    Start and stop run on a thread of their own: Python handles signals on this one, also while the
-    core compiles a model or waits for requests to finish.
+    Start and stop run on threads of their own, so that signals are heard also while the core
+    compiles a model or waits for requests to finish. Signals arrive through a socket
+    (`set_wakeup_fd`): a lock that this thread waited on would not be woken by a signal that
+    another thread receives.
     """
-    asked = threading.Event()
-
-    def on_signal(number: int, _: object) -> None:
-        if asked.is_set():
-            sys.stderr.write("second signal: ending at once\n")
-            sys.stderr.flush()
-            os._exit(1)
-        asked.set()
-
-    previous = {s: signal.signal(s, on_signal) for s in (signal.SIGTERM, signal.SIGINT)}
-    failure: list[BaseException] = []
+    ended = b"\0"  # no signal has this number
+    reader, writer = socket.socketpair()
+    writer.setblocking(False)
+    signals = (signal.SIGTERM, signal.SIGINT)
+    previous = {number: signal.signal(number, lambda *_: None) for number in signals}
+    previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
         server = Server(config, on_event=on_event)
-
-        def start() -> None:
-            try:
-                server.start()
-            except BaseException as error:
-                failure.append(error)
-                asked.set()
-
-        starter = threading.Thread(target=start, name="start", daemon=True)
-        starter.start()
-        asked.wait()
-        if failure:
-            starter.join()
-            raise failure[0]
-        _log.info("stopping: running requests have %.0f s to finish", config.exit_timeout_secs)
-        began = time.monotonic()
-        # Also ends a start that is still loading, after the models it is at.
-        server.manager.begin_stop()
-        starter.join()
-        done: list[bool] = []
-        stopper = threading.Thread(
-            target=lambda: done.append(server.stop()), name="stop", daemon=True
-        )
-        stopper.start()
-        stopper.join()
-        if not done or not done[0]:
+        start = _Task("start", server.start, lambda: writer.send(ended))
+        stop = _Task("stop", server.stop, lambda: writer.send(ended))
+        start.start()
+        asked: float | None = None  # when
+        while not stop.ended:
+            if reader.recv(1) != ended:
+                if asked is not None:
+                    sys.stderr.write("second signal: ending at once\n")
+                    sys.stderr.flush()
+                    os._exit(1)
+                asked = time.monotonic()
+                _log.info("stopping: running requests have %g s", config.exit_timeout_secs)
+                # Also ends a start that is still loading, after the models it is at.
+                server.manager.begin_stop()
+            if start.error is not None:
+                raise start.error
+            if asked is not None and start.ended and stop.ident is None:
+                stop.start()
+        if stop.error is not None:
+            raise stop.error
+        if not stop.result:
             _log.warning("some requests did not finish in time and were ended")
-        _log.info("stopped in %.0f ms", (time.monotonic() - began) * 1e3)
+        assert asked is not None
+        _log.info("stopped in %.0f ms", (time.monotonic() - asked) * 1e3)
         return 0
     finally:
+        signal.set_wakeup_fd(previous_fd)
         for number, handler in previous.items():
             signal.signal(number, handler)
+        reader.close()
+        writer.close()

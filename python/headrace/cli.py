@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace import __version__, logs
+from headrace import logs
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
 
@@ -49,9 +49,15 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Timeout = Annotated[float, typer.Option(help="Seconds a call may take.")]
 
 
+def _version() -> str:
+    from headrace import __version__
+
+    return str(__version__)
+
+
 def _print_version(wanted: bool) -> None:
     if wanted:
-        print(f"headrace {__version__}")
+        print(f"headrace {_version()}")
         raise typer.Exit
 
 
@@ -352,10 +358,10 @@ def doctor(as_json: AsJson = False) -> None:
 
     findings = examine()
     if as_json:
-        document = {"headrace": __version__, "findings": [f.as_json() for f in findings]}
+        document = {"headrace": _version(), "findings": [f.as_json() for f in findings]}
         print(json.dumps(document, indent=2))
         return
-    print(f"headrace {__version__}")
+    print(f"headrace {_version()}")
     section = ""
     marks = {"ok": "ok", "info": "", "missing": "missing", "broken": "BROKEN"}
     for finding in findings:

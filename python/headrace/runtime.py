@@ -3,9 +3,7 @@ from here, so that a missing or broken build is explained once."""
 
 from __future__ import annotations
 
-from typing import Any
-
-import numpy.typing as npt
+from typing import TYPE_CHECKING, Any
 
 try:
     from headrace._ext import (
@@ -51,4 +49,9 @@ __all__ = [
     "plan_cores",
 ]
 
-Array = npt.NDArray[Any]
+if TYPE_CHECKING:
+    import numpy.typing as npt
+
+    Array = npt.NDArray[Any]
+else:
+    Array = Any  # a server without models starts without NumPy: a tenth of a second

@@ -189,7 +189,7 @@ def test_serve_imports_nothing_that_it_does_not_need() -> None:
         "s.start()\n"
         "s.stop()\n"
         "heavy = ('grpc', 'rich', 'prometheus_client', 'openvino', 'onnxruntime', 'torch', "
-        "'pydantic', 'yaml')\n"
+        "'pydantic', 'yaml', 'numpy')\n"
         "print([m for m in heavy if m in sys.modules])\n"
     )
     output = subprocess.run(

@@ -19,7 +19,6 @@ from headrace.control.signature import (
     tensor_specs,
 )
 from headrace.control.states import LoadedVersion
-from headrace.control.warmup import configured_samples, default_samples
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.logs import get_logger
 from headrace.protocol import model_config
@@ -172,6 +171,9 @@ def _warm_up(
     model_path: Path | None,
     opened: OpenedModel | None,
 ) -> None:
+    # Here: a server without models starts without NumPy.
+    from headrace.control.warmup import configured_samples, default_samples
+
     if config.model_warmup:
         for sample in configured_samples(config, model_path):
             try:

@@ -6,10 +6,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-import numpy as np
-
 from headrace import runtime
-from headrace.datatypes import DATATYPES, datatype_of
 from headrace.errors import InvalidArgumentError
 from headrace.protocol import model_config
 
@@ -59,6 +56,10 @@ def datatype_number(name: str) -> int:
 
 def declare(declaration: Declaration, what: str) -> list[tuple[str, str, list[int]]]:
     """[(name, datatype, dims)], checked. `what` names it in errors ("model.py: inputs")."""
+    import numpy as np  # here: a server without Python models starts without it
+
+    from headrace.datatypes import DATATYPES, datatype_of
+
     if not isinstance(declaration, Mapping):
         raise InvalidArgumentError(
             f'{what} must be a dict like {{"x": ("FP32", [4])}}, not {type(declaration).__name__}'

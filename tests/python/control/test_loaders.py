@@ -125,6 +125,7 @@ def test_a_pytorch_model_without_torch_names_the_fix(repository, start_server, c
         client.load("t")
 
 
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the files live on
 @pytest.mark.parametrize("kind", ["pt", "pt2"])
 def test_pytorch_models(repository, start_server, connect, tmp_path, kind: str) -> None:
     torch = pytest.importorskip("torch")
