@@ -63,6 +63,8 @@ PYTHON_FLOORS = {
     "client": 4,
     "control": 5,
     "app": 6,
+    "doctor": 6,
+    "progress": 6,
     "cli": 7,
     "__main__": 8,
     "__init__": 9,
