@@ -39,6 +39,14 @@ max_batch_size: 16
 input [{ name: "x", data_type: TYPE_FP32, dims: [3, 48, -1] }]
 output [{ name: "softmax_11.tmp_0", data_type: TYPE_FP32, dims: [-1, 6625] }]
 dynamic_batching { max_queue_delay_microseconds: 500 }
+model_warmup [{
+  name: "a short line"
+  batch_size: 1
+  inputs {
+    key: "x"
+    value { data_type: TYPE_FP32, dims: [3, 48, 320], zero_data: true }
+  }
+}]
 """
 
 DIGITS_CONFIG = """\

@@ -236,7 +236,8 @@ class Model:
         return {"Y": inputs["X"]}
 """
 
-# Waits in every execution until the file `gate` lies beside it: then what is in the queue is known.
+# Makes the file `started`, then waits in every execution until the file `gate` lies beside it: so
+# tests know what executes and what is in the queue.
 GATED = """
 import pathlib
 import time
@@ -246,6 +247,7 @@ GATE = pathlib.Path(__file__).with_name("gate")
 
 class Model:
     def __call__(self, inputs):
+        GATE.with_name("started").touch()
         while not GATE.exists():
             time.sleep(0.001)
         return {"Y": inputs["X"]}
@@ -278,7 +280,7 @@ def identity_config(
     dtype: str, *, max_batch_size: int = 8, dims: str = "-1", more: str = "dynamic_batching {}"
 ) -> str:
     return f"""
-backend: "python"
+backend: "callback"
 max_batch_size: {max_batch_size}
 input [{{ name: "X", data_type: {config_type(dtype)}, dims: [{dims}] }}]
 output [{{ name: "Y", data_type: {config_type(dtype)}, dims: [{dims}] }}]
@@ -294,6 +296,20 @@ def write_gated(repository: Path, name: str, **options: Any) -> Path:
     """Returns the gate: touch it to let the model run."""
     folder = write_model(repository, name, identity_config("INT32", **options), {"model.py": GATED})
     return folder / "gate"
+
+
+def occupy(server: Server, gate: Path, model: str = "gated") -> Any:
+    """A call that keeps the only instance of a gated model busy until the gate is there.
+
+    Without it several calls may be taken as the first batch."""
+    ones = np.ones((1, 2), np.int32)
+    call = server.stub.ModelInfer.future(
+        infer_request(
+            model, inputs=[raw_input("X", "INT32", [1, 2])], raw_input_contents=[ones.tobytes()]
+        )
+    )
+    eventually(gate.with_name("started").exists, "the call executes")
+    return call
 
 
 def onnx_model(

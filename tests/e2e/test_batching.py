@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 import tritonclient.grpc as triton
-from harness import Server, eventually, many, tensor, write_gated
+from harness import Server, eventually, many, occupy, tensor, write_gated
 
 Start = Callable[..., Server]
 
@@ -24,56 +24,63 @@ def own_client(server: Server, model: str, array: np.ndarray[Any, Any]) -> Calla
 def test_sixteen_clients_share_batches(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", max_batch_size=8)
     server = start()
+    first = occupy(server, gate)
     rows = [np.full((1, 4), i, np.int32) + np.arange(4, dtype=np.int32) for i in range(16)]
     with many([own_client(server, "gated", row) for row in rows]) as answers:
-        # One occupies the only instance, the rest waits.
-        eventually(lambda: server.pending("gated") == 15, "15 requests in the queue")
+        eventually(lambda: server.pending("gated") == 16, "16 requests in the queue")
         gate.touch()
     for row, answer in zip(rows, answers, strict=True):
         np.testing.assert_array_equal(answer, row)
+    first.result(timeout=30)
     stats = server.statistics("gated")
-    assert stats.inference_stats.success.count == 16
-    assert stats.inference_count == 16
-    assert stats.execution_count == 3  # 1, then 8 and 7 of what had queued up
-    assert {b.batch_size: b.compute_infer.count for b in stats.batch_stats} == {1: 1, 7: 1, 8: 1}
+    assert stats.inference_stats.success.count == 17
+    assert stats.inference_count == 17
+    assert stats.execution_count == 3  # the first, then twice eight of what had queued up
+    assert {b.batch_size: b.compute_infer.count for b in stats.batch_stats} == {1: 1, 8: 2}
 
 
 def test_requests_of_several_rows_are_never_split(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", max_batch_size=8)
     server = start()
+    first = occupy(server, gate)
     sizes = [1, 3, 4, 5, 2, 8, 1]
     arrays = [np.arange(n * 2, dtype=np.int32).reshape(n, 2) + 100 * n for n in sizes]
     with many([own_client(server, "gated", a) for a in arrays]) as answers:
-        eventually(lambda: server.pending("gated") == 6, "6 requests in the queue")
+        eventually(lambda: server.pending("gated") == 7, "7 requests in the queue")
         gate.touch()
     for array, answer in zip(arrays, answers, strict=True):
         np.testing.assert_array_equal(answer, array)
+    first.result(timeout=30)
     stats = server.statistics("gated")
-    assert stats.inference_count == sum(sizes)
+    assert stats.inference_count == 1 + sum(sizes)
     assert max(b.batch_size for b in stats.batch_stats) <= 8
 
 
 def test_other_shapes_do_not_share_a_batch(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", max_batch_size=8)
     server = start()
+    first = occupy(server, gate)
     arrays = [np.full((1, 1 + i % 2), i, np.int32) for i in range(9)]
     with many([own_client(server, "gated", a) for a in arrays]) as answers:
-        eventually(lambda: server.pending("gated") == 8, "8 requests in the queue")
+        eventually(lambda: server.pending("gated") == 9, "9 requests in the queue")
         gate.touch()
     for array, answer in zip(arrays, answers, strict=True):
         np.testing.assert_array_equal(answer, array)
+    first.result(timeout=30)
 
 
 def test_without_dynamic_batching_requests_run_one_by_one(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", max_batch_size=8, more="")
     server = start()
+    first = occupy(server, gate)
     arrays = [np.full((1, 2), i, np.int32) for i in range(5)]
     with many([own_client(server, "gated", a) for a in arrays]) as answers:
-        eventually(lambda: server.pending("gated") == 4, "4 requests in the queue")
+        eventually(lambda: server.pending("gated") == 5, "5 requests in the queue")
         gate.touch()
     for array, answer in zip(arrays, answers, strict=True):
         np.testing.assert_array_equal(answer, array)
-    assert server.statistics("gated").execution_count == 5
+    first.result(timeout=30)
+    assert server.statistics("gated").execution_count == 6
 
 
 def test_every_client_gets_its_own_rows_under_load(server: Server) -> None:

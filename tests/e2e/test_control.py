@@ -16,6 +16,7 @@ from harness import (
     eventually,
     identity_config,
     many,
+    occupy,
     tensor,
     write_gated,
     write_identity,
@@ -192,7 +193,7 @@ def test_a_config_sent_with_the_load(start: Start, repository: Path) -> None:
     server = start(*EXPLICIT)
     server.client.load_model(
         "identity",
-        config='{"backend": "python", "max_batch_size": 4, '
+        config='{"backend": "callback", "max_batch_size": 4, '
         '"input": [{"name": "X", "data_type": "TYPE_INT32", "dims": [-1]}], '
         '"output": [{"name": "Y", "data_type": "TYPE_INT32", "dims": [-1]}]}',
     )
@@ -261,11 +262,13 @@ def test_a_broken_model_at_start_ends_the_server(repository: Path) -> None:
 def test_unload_lets_running_requests_finish(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated")
     server = start(*EXPLICIT, "--load-model", "gated")
-    with many([lambda: server.infer("gated", ONE) for _ in range(3)]) as answers:
-        eventually(lambda: server.pending("gated") == 2, "one executes, two wait")
+    first = occupy(server, gate)
+    with many([lambda: server.infer("gated", ONE) for _ in range(2)]) as answers:
+        eventually(lambda: server.pending("gated") == 2, "two wait")
         server.client.unload_model("gated")
         assert not server.client.is_model_ready("gated")
         gate.touch()
+    assert first.exception() is None
     for answer in answers:
         np.testing.assert_array_equal(answer, ONE)
 
@@ -451,7 +454,7 @@ def test_load_errors(explicit: Server, request_: Any, code: str, text: str) -> N
 def test_files_sent_with_a_load_stay_inside(explicit: Server) -> None:
     import grpc
 
-    config = '{"backend": "python", "max_batch_size": 8}'
+    config = '{"backend": "callback", "max_batch_size": 8}'
     for path in ("file:1/../../../escaped.py", "file:/escaped.py", "file:../escaped.py", "file:"):
         parameters = {
             "config": Parameter(string_param=config),

@@ -15,11 +15,13 @@ from harness import (
     eventually,
     infer_request,
     many,
+    occupy,
     raw_input,
     tensor,
     write_gated,
     write_identity,
 )
+from tritonclient.grpc import service_pb2
 from tritonclient.utils import InferenceServerException
 
 Start = Callable[..., Server]
@@ -35,16 +37,16 @@ def raw_request(model: str) -> object:
 def test_a_deadline_in_the_queue_costs_no_execution(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated")
     server = start()
+    first = occupy(server, gate)
     with many([lambda: server.infer("gated", ONE)]) as answers:
-        busy = server.stub.ModelInfer.future(raw_request("gated"))
-        eventually(lambda: server.pending("gated") == 1, "one executes, one waits")
+        eventually(lambda: server.pending("gated") == 1, "one waits")
         with pytest.raises(InferenceServerException) as error:
             server.infer("gated", ONE, client_timeout=0.2)
         assert error.value.status() == "StatusCode.DEADLINE_EXCEEDED"
         # The server drops it too, while its only instance is still busy.
         eventually(lambda: server.pending("gated") == 1, "the expired request left the queue")
         gate.touch()
-        busy.result(timeout=30)
+    first.result(timeout=30)
     np.testing.assert_array_equal(answers[0], ONE)
     assert server.statistics("gated").inference_count == 2
 
@@ -52,20 +54,22 @@ def test_a_deadline_in_the_queue_costs_no_execution(start: Start, repository: Pa
 def test_a_cancelled_request_leaves_the_queue(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated")
     server = start()
-    calls = [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(4)]
-    eventually(lambda: server.pending("gated") == 3, "one executes, three wait")
-    # Which of the four executes is the server's choice; cancel two and see who is left.
+    calls = [occupy(server, gate)]
+    calls += [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(3)]
+    eventually(lambda: server.pending("gated") == 3, "three wait")
     calls[2].cancel()
     calls[3].cancel()
-    eventually(lambda: server.pending("gated") <= 2, "a cancelled request left the queue")
+    # On the same connection, so the server has read the cancellations once it answers this.
+    assert server.stub.ServerLive(service_pb2.ServerLiveRequest()).live
     gate.touch()
     for call in calls[:2]:
         assert call.result(timeout=30).raw_output_contents[0] == ONE.tobytes()
     for call in calls[2:]:
         with pytest.raises(grpc.FutureCancelledError):
             call.result()
-    failed = server.metric("nv_inference_request_failure", model="gated", reason="CANCELED")
-    assert failed >= 1
+    eventually(lambda: server.pending("gated") == 0, "the queue is empty")
+    assert server.statistics("gated").inference_count == 2
+    assert server.metric("nv_inference_request_failure", model="gated", reason="CANCELED") == 2
 
 
 def test_tritonclient_cancels(start: Start, repository: Path) -> None:
@@ -91,20 +95,16 @@ def test_the_queue_has_a_bound(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", more=policy)
     server = start()
     # One executes, two wait; whoever comes when two wait is refused at once.
-    calls = [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(12)]
+    calls = [occupy(server, gate)]
+    calls += [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(2)]
     eventually(lambda: server.pending("gated") == 2, "the queue is full")
     with pytest.raises(grpc.RpcError) as error:
         server.stub.ModelInfer(raw_request("gated"))
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
     assert "Exceeds maximum queue size" in error.value.details()
     gate.touch()
-    served = 0
     for call in calls:
-        refusal = call.exception()
-        served += refusal is None
-        assert refusal is None or "Exceeds maximum queue size" in refusal.details()
-    # Two waited for sure; up to eight may have been taken as the first batch.
-    assert served >= 3
+        assert call.result(timeout=30).raw_output_contents[0] == ONE.tobytes()
     assert server.metric("nv_inference_request_failure", model="gated", reason="REJECTED") >= 1
 
 
@@ -112,9 +112,9 @@ def test_queue_timeout_while_the_instance_is_busy(start: Start, repository: Path
     policy = "dynamic_batching { default_queue_policy { allow_timeout_override: true } }"
     gate = write_gated(repository, "gated", more=policy)
     server = start()
-    running = server.stub.ModelInfer.future(raw_request("gated"))
+    running = occupy(server, gate)
     second = server.stub.ModelInfer.future(raw_request("gated"))
-    eventually(lambda: server.pending("gated") == 1, "one executes, one waits")
+    eventually(lambda: server.pending("gated") == 1, "one waits")
     with pytest.raises(InferenceServerException) as error:
         server.infer("gated", ONE, timeout=20_000)  # microseconds
     assert error.value.status() == "StatusCode.UNAVAILABLE"
@@ -127,10 +127,11 @@ def test_queue_timeout_while_the_instance_is_busy(start: Start, repository: Path
 def test_sigterm_finishes_what_runs_and_what_waits(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", max_batch_size=2)
     server = start()
-    calls = [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(5)]
-    eventually(lambda: server.pending("gated") >= 3, "one or two execute, the rest waits")
+    calls = [occupy(server, gate)]
+    calls += [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(4)]
+    eventually(lambda: server.pending("gated") == 4, "four wait")
     server.terminate()
-    eventually(lambda: "top" in server.log() or refused(server), "the server stops taking calls")
+    eventually(lambda: refused(server), "the server takes no more calls")
     gate.touch()
     for call in calls:
         assert call.result(timeout=30).raw_output_contents[0] == ONE.tobytes()
@@ -173,12 +174,31 @@ def test_sigterm_under_load(start: Start, repository: Path) -> None:
     assert outcomes.count("StatusCode.UNAVAILABLE") == 8
 
 
-def test_a_second_signal_is_not_needed_and_does_no_harm(start: Start, repository: Path) -> None:
-    write_identity(repository, "identity", "INT32")
+def test_a_second_signal_ends_it_at_once(start: Start, repository: Path) -> None:
+    gate = write_gated(repository, "gated")
     server = start()
+    server.checked = False
+    call = occupy(server, gate)
     server.terminate()
+    eventually(lambda: "stopping" in server.log(), "it waits for the running request")
     server.terminate()
-    assert server.process.wait(timeout=30) == 0
+    assert server.process.wait(timeout=10) > 0  # an exit status, not a crash
+    assert call.exception() is not None
+
+
+def test_a_model_that_never_answers_does_not_hold_the_server(
+    start: Start, repository: Path
+) -> None:
+    gate = write_gated(repository, "gated")
+    server = start("--exit-timeout-secs", "1")
+    server.checked = False
+    calls = [occupy(server, gate)]
+    calls += [server.stub.ModelInfer.future(raw_request("gated")) for _ in range(2)]
+    eventually(lambda: server.pending("gated") == 2, "two wait")
+    server.terminate()
+    assert server.process.wait(timeout=30) >= 0, f"ended by a signal:\n{server.log()}"
+    for call in calls:
+        assert call.exception().code() == grpc.StatusCode.UNAVAILABLE
 
 
 def test_an_exception_in_a_model_is_answered(start: Start, repository: Path) -> None:

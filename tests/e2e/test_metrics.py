@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from harness import Server, eventually, many, write_gated, write_identity
+from harness import Server, eventually, many, occupy, write_gated, write_identity
 from prometheus_client.parser import text_string_to_metric_families
 from tritonclient.utils import InferenceServerException
 
@@ -45,9 +45,11 @@ def test_two_requests_in_one_batch(start: Start, repository: Path) -> None:
     gate = write_gated(repository, "gated", max_batch_size=8)
     server = start()
     one = np.ones((1, 3), np.int32)
-    with many([lambda: server.infer("gated", one) for _ in range(3)]):
-        eventually(lambda: server.pending("gated") == 2, "one executes, two wait")
+    first = occupy(server, gate)
+    with many([lambda: server.infer("gated", one) for _ in range(2)]):
+        eventually(lambda: server.pending("gated") == 2, "two wait")
         gate.touch()
+    first.result(timeout=30)
     # One alone, then two in one batch.
     assert counts(server, "gated") == (3, 3, 2)
     assert server.pending("gated") == 0
