@@ -179,7 +179,11 @@ def check_python(package: Path) -> Iterator[str]:
         if room not in PYTHON_FLOORS:
             yield f"{where}:1: not in a room (rooms: {', '.join(PYTHON_FLOORS)})"
             continue
-        tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+        try:
+            tree = ast.parse(file.read_text(encoding="utf-8"), str(file))
+        except SyntaxError as error:
+            yield f"{where}:{error.lineno or 1}: {error.msg}"
+            continue
         for line, name in _imports(tree, ["headrace", *inside.parts[:-1]]):
             parts = name.split(".")
             if parts[0] != "headrace" or len(parts) < 2:

@@ -86,6 +86,7 @@ def test_clean_cpp_has_no_findings(tmp_path: Path, path: str, text: str) -> None
         ("repository/a.py", "from ..monitoring import metrics\n", "share a floor"),
         ("config.py", "def f() -> None:\n    from headrace.control import load\n", "goes up"),
         ("helpers/a.py", "\n", "not in a room"),
+        ("control/a.py", "def f(:\n", "headrace/control/a.py:1: "),
     ],
 )
 def test_a_breach_in_python_is_found(tmp_path: Path, path: str, text: str, finding: str) -> None:
