@@ -186,18 +186,20 @@ def _warm_up(
         return
     if opened is None or opened.runs_user_code:
         return
-    for sample in default_samples(config):
+    refused: HeadraceError | None = None
+    for samples in default_samples(config):
         try:
-            version.warm_up(sample.inputs)
+            for sample in samples:
+                version.warm_up(sample.inputs)
+            return
         except HeadraceError as error:
             if not sample.guessed:
                 raise type(error)(f"warm-up with {sample.name} failed: {error.details}") from error
-            _log.info(
-                "model '%s' version %d: no warm-up, it does not take %s (%s); give it a "
-                "model_warmup "
-                "sample in config.pbtxt",
-                config.name,
-                number,
-                sample.name,
-                " ".join(error.details.split())[:200],
-            )
+            refused = refused or error
+    _log.info(
+        "model '%s' version %d is not warmed up, it takes no zeros (%s); give it a model_warmup "
+        "sample in config.pbtxt",
+        config.name,
+        number,
+        " ".join(refused.details.split())[:200] if refused is not None else "",
+    )

@@ -485,15 +485,11 @@ def _listed(numbers: Sequence[int]) -> str:
 def _log_loaded(loaded: LoadedVersion) -> None:
     size = loaded.config.max_batch_size
     _log.info(
-        "loaded %s version %d in %.0f ms: %s, %d instance%s x %d thread%s, %s",
+        "loaded %s version %d in %.0f ms: %s, %s",
         loaded.model,
         loaded.number,
         loaded.load_seconds * 1e3,
         loaded.version.description,
-        loaded.instances,
-        "s" if loaded.instances != 1 else "",
-        loaded.threads,
-        "s" if loaded.threads != 1 else "",
         f"batches up to {size}" if size > 0 else "no batching",
         extra={
             "fields": {

@@ -9,6 +9,7 @@ import numpy as np
 import onnxruntime
 
 from headrace import runtime
+from headrace.control.signature import plan_text
 from headrace.errors import InternalError, InvalidArgumentError, UnimplementedError
 from headrace.protocol import model_config
 
@@ -81,12 +82,12 @@ class OpenedOnnxRuntime:
         while len(sessions) < instances:
             sessions.append(_session(self._path, threads))
         callables = [_Instance(session, self.inputs, self.outputs) for session in sessions]
-        plural = "s" if threads != 1 else ""
+        plan = plan_text(instances, threads)
         model = runtime.callback_model(
             callables,
             self.inputs,
             self.outputs,
-            description=f"onnxruntime {onnxruntime.__version__} CPU, {threads} thread{plural}",
+            description=f"onnxruntime {onnxruntime.__version__} CPU, {plan}",
         )
         return model, []
 

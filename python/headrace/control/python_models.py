@@ -18,6 +18,7 @@ from __future__ import annotations
 import importlib.util
 import inspect
 import itertools
+import platform
 import sys
 import threading
 from collections.abc import Callable, Mapping
@@ -27,7 +28,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from headrace import runtime
-from headrace.control.signature import datatype_number, declare, tensor_specs
+from headrace.control.signature import datatype_number, declare, plan_text, tensor_specs
 from headrace.errors import HeadraceError, InternalError, InvalidArgumentError
 from headrace.protocol import model_config
 
@@ -164,8 +165,8 @@ class OpenedPythonModel:
                 callables,
                 tensor_specs(config.input, config.max_batch_size),
                 tensor_specs(config.output, config.max_batch_size),
-                description=f"Python {sys.version_info.major}.{sys.version_info.minor}, "
-                f"{self._path.name}",
+                description=f"Python {platform.python_version()} {self._path.name}, "
+                + plan_text(instances, threads),
             )
         except BaseException:
             for close in closers:

@@ -16,6 +16,7 @@ __all__ = [
     "declare",
     "instance_count",
     "model_spec",
+    "plan_text",
     "tensor_specs",
     "threads_asked",
 ]
@@ -166,6 +167,12 @@ def batch_policy(config: model_config.ModelConfig) -> runtime.BatchPolicy:
             level: _queue_policy(policy) for level, policy in batching.priority_queue_policy.items()
         },
     )
+
+
+def plan_text(instances: int, threads: int) -> str:
+    """ "2 instances x 1 thread", as every backend's description ends."""
+    many, plural = "s" if instances != 1 else "", "s" if threads != 1 else ""
+    return f"{instances} instance{many} x {threads} thread{plural}"
 
 
 def instance_count(config: model_config.ModelConfig) -> int:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from headrace import runtime
-from headrace.control.signature import tensor_specs
+from headrace.control.signature import plan_text, tensor_specs
 from headrace.errors import (
     InternalError,
     InvalidArgumentError,
@@ -65,12 +65,12 @@ class OpenedTorchModel:
         callables = [
             _Instance(torch, module, order, names, answers, threads) for _ in range(instances)
         ]
-        plural = "s" if threads != 1 else ""
+        plan = plan_text(instances, threads)
         model = runtime.callback_model(
             callables,
             inputs,
             outputs,
-            description=f"PyTorch {torch.__version__} CPU, {threads} thread{plural}",
+            description=f"PyTorch {torch.__version__} CPU, {plan}",
         )
         return model, []
 

@@ -23,6 +23,10 @@ __all__ = ["Sample", "configured_samples", "default_samples"]
 # A default warm-up must not be what runs a machine out of memory.
 _DEFAULT_BYTES = 64 << 20
 
+# What unknown sizes are set to, in turn: anything goes; then what image and text networks are built
+# for, which cannot shrink below their strides.
+_GUESSES = (1, 32, 48, 224)
+
 
 @dataclass(frozen=True)
 class Sample:
@@ -35,24 +39,31 @@ class Sample:
     guessed: bool = False
 
 
-def default_samples(config: model_config.ModelConfig) -> list[Sample]:
-    """Zeros at batch 1 and at max_batch_size (halved until the inputs fit 64 MiB)."""
+def default_samples(config: model_config.ModelConfig) -> list[list[Sample]]:
+    """Zeros at batch 1 and at max_batch_size (halved until the inputs fit 64 MiB). Several such
+    lists when sizes are unknown, one a guess: the first that the model takes is enough."""
+    unknown = any(d < 0 for tensor in config.input for d in tensor.dims)
+    return [_zero_samples(config, guess) for guess in (_GUESSES if unknown else _GUESSES[:1])]
+
+
+def _zero_samples(config: model_config.ModelConfig, guess: int) -> list[Sample]:
     largest = config.max_batch_size
     if largest <= 0:
-        return [_zeros(config, None)]
-    one = sum(_row_bytes(tensor) for tensor in config.input)
+        return [_zeros(config, None, guess)]
+    one = sum(_row_bytes(tensor, guess) for tensor in config.input)
     while largest > 1 and largest * one > _DEFAULT_BYTES:
         largest //= 2
-    return [_zeros(config, size) for size in sorted({1, largest})]
+    return [_zeros(config, size, guess) for size in sorted({1, largest})]
 
 
-def _dims(tensor: model_config.ModelInput) -> list[int]:
-    return [max(d, 1) if d < 0 else d for d in tensor.dims]
+def _dims(tensor: model_config.ModelInput, guess: int) -> list[int]:
+    return [guess if d < 0 else d for d in tensor.dims]
 
 
-def _row_bytes(tensor: model_config.ModelInput) -> int:
+def _row_bytes(tensor: model_config.ModelInput, guess: int) -> int:
     datatype = datatype_name(tensor.data_type)
-    return math.prod(_dims(tensor)) * (8 if datatype == "BYTES" else dtype_of(datatype).itemsize)
+    item = 8 if datatype == "BYTES" else dtype_of(datatype).itemsize
+    return math.prod(_dims(tensor, guess)) * item
 
 
 def _filled(datatype: str, shape: list[int]) -> runtime.Array:
@@ -63,17 +74,18 @@ def _filled(datatype: str, shape: list[int]) -> runtime.Array:
     )
 
 
-def _zeros(config: model_config.ModelConfig, batch: int | None) -> Sample:
+def _zeros(config: model_config.ModelConfig, batch: int | None, guess: int) -> Sample:
     lead = [] if batch is None else [batch]
     inputs = {
-        tensor.name: _filled(datatype_name(tensor.data_type), lead + _dims(tensor))
+        tensor.name: _filled(datatype_name(tensor.data_type), lead + _dims(tensor, guess))
         for tensor in config.input
     }
     guessed = any(
         datatype_name(tensor.data_type) == "BYTES" or any(d < 0 for d in tensor.dims)
         for tensor in config.input
     )
-    return Sample("zeros" if batch is None else f"zeros, batch {batch}", inputs, guessed=guessed)
+    shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in inputs.items())
+    return Sample(f"zeros of {shapes}", inputs, guessed=guessed)
 
 
 def configured_samples(

@@ -23,7 +23,7 @@ INPUTS = """
 
 
 def test_default_samples_are_one_and_the_largest_batch() -> None:
-    one, most = default_samples(config(INPUTS))
+    ((one, most),) = default_samples(config(INPUTS))
     assert one.inputs["x"].shape == (1, 4)
     assert most.inputs["x"].shape == (8, 4)
     assert most.inputs["s"].tolist() == [[b""]] * 8
@@ -33,13 +33,17 @@ def test_default_samples_are_one_and_the_largest_batch() -> None:
 def test_default_samples_guess_unknown_sizes_and_say_so() -> None:
     known = config('max_batch_size: 0 input { name: "x" data_type: TYPE_INT64 dims: [2, 3] }')
     unknown = config('max_batch_size: 0 input { name: "x" data_type: TYPE_INT64 dims: [-1, 3] }')
-    assert [(s.inputs["x"].shape, s.guessed) for s in default_samples(known)] == [((2, 3), False)]
-    assert [(s.inputs["x"].shape, s.guessed) for s in default_samples(unknown)] == [((1, 3), True)]
+    ((sample,),) = default_samples(known)
+    assert (sample.inputs["x"].shape, sample.guessed) == ((2, 3), False)
+    guesses = [sample for (sample,) in default_samples(unknown)]
+    assert [s.inputs["x"].shape for s in guesses] == [(1, 3), (32, 3), (48, 3), (224, 3)]
+    assert all(s.guessed for s in guesses)
 
 
 def test_default_samples_stay_small() -> None:
     large = config('max_batch_size: 1024 input { name: "x" data_type: TYPE_FP32 dims: [1048576] }')
-    sizes = [s.inputs["x"].shape[0] for s in default_samples(large)]
+    (samples,) = default_samples(large)
+    sizes = [s.inputs["x"].shape[0] for s in samples]
     assert sizes == [1, 16]
 
 
