@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 from tritonclient.utils import deserialize_bytes_tensor, np_to_triton_dtype, serialize_byte_tensor
@@ -15,6 +15,7 @@ from headrace.errors import InvalidArgumentError
 DENSE = [d for d in DATATYPES if d != "BYTES"]
 
 
+@settings(deadline=None)
 @given(st.data(), st.sampled_from(DENSE))
 def test_dense_tensors_survive(data: st.DataObject, datatype: str) -> None:
     shapes = hnp.array_shapes(min_dims=0, min_side=0, max_side=4)
@@ -26,6 +27,7 @@ def test_dense_tensors_survive(data: st.DataObject, datatype: str) -> None:
     assert again.shape == array.shape
 
 
+@settings(deadline=None)
 @given(st.lists(st.binary(max_size=20), max_size=8))
 def test_bytes_tensors_are_tritons(items: list[bytes]) -> None:
     array = np.empty(len(items), dtype=object)
@@ -37,6 +39,7 @@ def test_bytes_tensors_are_tritons(items: list[bytes]) -> None:
     assert decode(raw, "BYTES", [len(items)]).tolist() == items
 
 
+@settings(deadline=None)
 @given(st.binary(max_size=40), st.integers(0, 5))
 def test_any_bytes_decode_or_are_refused(raw: bytes, count: int) -> None:
     for datatype in ("BYTES", "FP32", "BOOL"):
