@@ -10,6 +10,7 @@
 #pragma once
 
 #include <atomic>
+#include <cassert>
 #include <cstddef>
 #include <cstdint>
 #include <new>
@@ -51,6 +52,12 @@ class BufferRef {
   std::span<const std::byte> span() const { return {bytes(), size()}; }
   std::string_view view() const { return {reinterpret_cast<const char*>(bytes()), size()}; }
   explicit operator bool() const { return block_ != nullptr; }
+
+  // Forgets the bytes from `size` on; their memory is kept. Only owner only.
+  void shrink(std::size_t size) {
+    assert(unique() && size <= block_->size);
+    block_->size = size;
+  }
 
   // Whether this is the only owner: then the bytes may be written again.
   bool unique() const {

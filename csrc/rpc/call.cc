@@ -35,6 +35,26 @@ std::string_view code_text(StatusCode code) {
   return kText[static_cast<std::size_t>(code)];
 }
 
+// A longer one would not fit into the header list that clients accept (8 KiB at least), and the whole
+// status would be lost.
+constexpr std::size_t kMaxMessageHeader = 4096;
+
+std::string grpc_message(std::string_view text) {
+  std::string message = percent_encode(text.substr(0, kMaxMessageHeader));
+  if (text.size() <= kMaxMessageHeader && message.size() <= kMaxMessageHeader) return message;
+  // Cut between characters: `kept` bytes of text take `size` bytes encoded.
+  constexpr std::string_view kCut = "...";
+  std::size_t kept = 0;
+  std::size_t size = 0;
+  for (std::size_t i = 0; i < text.size() && size <= kMaxMessageHeader - kCut.size(); ++i) {
+    const auto byte = static_cast<unsigned char>(text[i]);
+    if ((byte & 0xC0) != 0x80) kept = i;
+    size += byte >= 0x20 && byte <= 0x7E && byte != '%' ? 1 : 3;
+  }
+  message = percent_encode(text.substr(0, kept));
+  return message.append(kCut);
+}
+
 void append(std::vector<HeaderField>& fields, const Metadata* metadata) {
   if (metadata == nullptr) return;
   for (const auto& [name, value] : *metadata) fields.push_back({name, value});
@@ -72,11 +92,11 @@ void Call::on_header(std::string_view name, std::string_view value) {
     content_type_ok_ = grpc_content_type(value);
   } else if (name == "grpc-timeout") {
     const std::optional<Nanoseconds> timeout = parse_grpc_timeout(value);
-    bad_timeout_ = !timeout;
+    bad_timeout_ |= !timeout;
     if (timeout) deadline_ = saturating_add(now(), *timeout);
   } else if (name == "grpc-encoding") {
     const std::optional<Encoding> encoding = encoding_from_name(value);
-    bad_encoding_ = !encoding;
+    bad_encoding_ |= !encoding;
     if (encoding) encoding_ = *encoding;
   }
   if (reserved_header(name)) return;
@@ -123,7 +143,7 @@ bool Call::reserve(std::size_t bytes) {
     charged_ += bytes;
     return true;
   }
-  fail(Status::resource_exhausted("the server holds as many request bytes as it may; try again"));
+  fail(Status::resource_exhausted(std::string(kBudgetFull)));
   return false;
 }
 
@@ -198,11 +218,17 @@ void Call::on_end() {
 void Call::dispatch() {
   BufferRef message = std::move(message_);
   if (compressed_) {
-    Result<BufferRef> inflated =
-        inflate_message(encoding_, message.span(), method_->max_message_bytes);
+    const std::size_t packed = charged_;
+    Result<BufferRef> inflated = inflate_message(
+        encoding_, message.span(), method_->max_message_bytes, [this](std::size_t more) {
+          if (!set_->budget_.take(more)) return false;
+          charged_ += more;
+          return true;
+        });
     if (!inflated) return fail(inflated.error());
     message = *std::move(inflated);
-    if (!reserve(message.size())) return;
+    set_->budget_.give(packed);
+    charged_ -= packed;
   }
   state_ = State::kHandled;
   method_->handler->on_unary(*this, std::move(message));
@@ -215,6 +241,7 @@ void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata*
   // The prefix has 32 bits; clients stop at 2^31-1 (kserve: "exceeds gRPC's byte size limit").
   constexpr std::size_t kMaxMessage = 0x7fffffff;
   if (size > kMaxMessage) {
+    rest.clear();
     return fail(Status::invalid_argument("Response has byte size " + std::to_string(size) +
                                          " which exceeds gRPC's byte size limit " +
                                          std::to_string(kMaxMessage) + "."));
@@ -249,7 +276,7 @@ void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata*
 }
 
 void Call::fail(const Status& status, const Metadata* trailing) {
-  const std::string message = percent_encode(status.message());
+  const std::string message = grpc_message(status.message());
   std::vector<HeaderField> headers = {kStatus200, kContentType, kAcceptEncodingField,
                                       {"grpc-status", code_text(status.code()), true}};
   if (!message.empty()) headers.push_back({"grpc-message", message});

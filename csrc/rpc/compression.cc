@@ -17,7 +17,8 @@ std::optional<Encoding> encoding_from_name(std::string_view name) {
 }
 
 Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
-                                  std::size_t limit) {
+                                  std::size_t limit,
+                                  const std::function<bool(std::size_t)>& reserve) {
   z_stream stream{};
   // +16: gzip wrapper; otherwise zlib's own, which is what HTTP and gRPC call "deflate".
   const int window = encoding == Encoding::kGzip ? MAX_WBITS + 16 : MAX_WBITS;
@@ -32,8 +33,10 @@ Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> 
   // zlib counts in 32 bits; a message never exceeds 2^32 - 1 bytes (its length prefix).
   stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(message.data()));
   stream.avail_in = static_cast<uInt>(message.size());
-  BufferRef out = BufferRef::allocate(std::min<std::size_t>(
-      limit, std::max<std::size_t>(1024, std::min<std::size_t>(message.size() * 4, 1 << 20))));
+  const std::size_t first = std::min<std::size_t>(
+      limit, std::max<std::size_t>(1024, std::min<std::size_t>(message.size() * 4, 1 << 20)));
+  if (!reserve(first)) return Status::resource_exhausted(std::string(kBudgetFull));
+  BufferRef out = BufferRef::allocate(first);
   std::size_t used = 0;
   for (;;) {
     const std::size_t room = out.size() - used;
@@ -58,10 +61,16 @@ Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> 
         stream.avail_out = 1;
         const int last = inflate(&stream, Z_NO_FLUSH);
         if (last == Z_STREAM_END && stream.avail_out == 1) break;
+        if (last != Z_OK && last != Z_STREAM_END && last != Z_BUF_ERROR) {
+          return Status::internal("the compressed message cannot be decompressed");
+        }
+        if (stream.avail_out == 1) return Status::internal("the compressed message is truncated");
         return Status::resource_exhausted("Received message larger than max: it inflates to more than " +
                                           std::to_string(limit) + " bytes");
       }
-      BufferRef larger = BufferRef::allocate(std::min(limit, out.size() * 2));
+      const std::size_t size = out.size() > limit / 2 ? limit : out.size() * 2;
+      if (!reserve(size - out.size())) return Status::resource_exhausted(std::string(kBudgetFull));
+      BufferRef larger = BufferRef::allocate(size);
       std::memcpy(larger.data(), out.data(), used);
       out = std::move(larger);
     }
@@ -69,9 +78,8 @@ Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> 
   if (stream.avail_in != 0) {
     return Status::internal("the compressed message is followed by other bytes");
   }
-  BufferRef exact = BufferRef::allocate(used);
-  std::memcpy(exact.data(), out.data(), used);
-  return exact;
+  out.shrink(used);
+  return out;
 }
 
 }  // namespace headrace

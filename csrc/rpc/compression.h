@@ -3,6 +3,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <functional>
 #include <optional>
 #include <span>
 #include <string_view>
@@ -19,10 +20,15 @@ inline constexpr std::string_view kAcceptEncoding = "identity,gzip,deflate";
 
 std::optional<Encoding> encoding_from_name(std::string_view name);
 
+inline constexpr std::string_view kBudgetFull =
+    "the server holds as many request bytes as it may; try again";
+
 // Inflates a whole message. `limit` bounds the result: memory grows with what is really inflated, so a
-// small message cannot claim much. Errors: RESOURCE_EXHAUSTED past the limit, INTERNAL when the
-// bytes are not of that encoding or end early.
+// small message cannot claim much. `reserve(more)` is asked before each growth; false refuses it. What
+// it granted stays granted, whatever comes back. Errors: RESOURCE_EXHAUSTED past the limit or when
+// refused, INTERNAL when the bytes are not of that encoding or end early.
 Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
-                                  std::size_t limit);
+                                  std::size_t limit,
+                                  const std::function<bool(std::size_t)>& reserve);
 
 }  // namespace headrace
