@@ -34,10 +34,11 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   bool flush() {
     for (;;) {
       const bool alive = http2_.drain(output_);
+      const bool more = !output_.empty();
       const bool written = write();
       if (!alive || !written) return false;
-      // drain() stops at its bound: go on while the socket takes it.
-      if (blocked_ || output_.empty()) break;
+      // drain() stops at its bound: go on until it has no more or the socket takes no more.
+      if (blocked_ || !more) break;
     }
     if (output_.empty()) {
       output_.release_idle();

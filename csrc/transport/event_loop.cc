@@ -90,7 +90,7 @@ void EventLoop::run() {
   while (!stopping_.load(std::memory_order_acquire)) {
     now_ = Clock::now();
     const int n = ::epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
-                               timers_.sleep_ms(now_));
+                               turn_ends_.empty() ? timers_.sleep_ms(now_) : 0);
     now_ = Clock::now();
     for (int i = 0; i < n; ++i) {
       if (events[i].data.ptr == nullptr) continue;  // woken_ tells

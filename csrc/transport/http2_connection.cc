@@ -6,6 +6,7 @@
 #include <array>
 #include <cstring>
 #include <new>
+#include <utility>
 
 namespace headrace {
 namespace {
@@ -21,6 +22,27 @@ nghttp2_nv to_nv(const HeaderField& field) {
   return {reinterpret_cast<uint8_t*>(const_cast<char*>(field.name.data())),
           reinterpret_cast<uint8_t*>(const_cast<char*>(field.value.data())), field.name.size(),
           field.value.size(), flags};
+}
+
+// The library's form of a header list; on the stack but for very long ones.
+class NvList {
+ public:
+  explicit NvList(std::size_t size) : size_(size) {
+    if (size > small_.size()) large_.resize(size);
+  }
+  nghttp2_nv* data() { return large_.empty() ? small_.data() : large_.data(); }
+  std::size_t size() const { return size_; }
+
+ private:
+  const std::size_t size_;
+  std::array<nghttp2_nv, 16> small_;
+  std::vector<nghttp2_nv> large_;
+};
+
+NvList to_nv(std::span<const HeaderField> fields) {
+  NvList list(fields.size());
+  for (std::size_t i = 0; i < fields.size(); ++i) list.data()[i] = to_nv(fields[i]);
+  return list;
 }
 
 std::string_view view_of(const uint8_t* data, std::size_t size) {
@@ -113,6 +135,18 @@ struct Http2Callbacks {
     return 0;
   }
 
+  static int on_frame_not_send(nghttp2_session* session, const nghttp2_frame* frame, int,
+                               void* user) {
+    // Headers or trailers that the library will not send (a list over 64 KiB): without this the
+    // client would wait for ever.
+    if (frame->hd.type == NGHTTP2_HEADERS && find(session, frame->hd.stream_id) != nullptr) {
+      nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                NGHTTP2_INTERNAL_ERROR);
+      self(user).wake();
+    }
+    return 0;
+  }
+
   // How much of the body goes into the next DATA frame.
   static ssize_t read_body(nghttp2_session*, int32_t, uint8_t* buffer, size_t size,
                            uint32_t* flags, nghttp2_data_source* source, void* user) {
@@ -156,7 +190,9 @@ struct Http2Callbacks {
     const BodyPiece& piece = stream.body_.front();
     connection.output_->append_view(piece.owner, piece.bytes.subspan(stream.body_offset_, size));
     advance_body(stream, size);
-    return 0;
+    // The library would go on to the next frame by itself; drain() has a bound to keep.
+    return connection.output_->size() < connection.options_.max_unsent_bytes ? 0
+                                                                             : NGHTTP2_ERR_PAUSE;
   }
 
  private:
@@ -197,6 +233,8 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
                                                              Http2Callbacks::on_stream_close);
       nghttp2_session_callbacks_set_on_frame_send_callback(callbacks,
                                                            Http2Callbacks::on_frame_send);
+      nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks,
+                                                               Http2Callbacks::on_frame_not_send);
       nghttp2_session_callbacks_set_send_data_callback(callbacks, Http2Callbacks::send_data);
       nghttp2_option_set_no_auto_window_update(option, 1);
       // Closed streams are only kept for RFC 7540 priorities, which nothing here uses.
@@ -300,22 +338,21 @@ void Http2Connection::finish_shutdown() {
 }
 
 void Http2Connection::submit_trailers(Stream& stream) {
-  std::vector<nghttp2_nv> fields;
-  fields.reserve(stream.trailers_.size());
-  for (const auto& [name, value] : stream.trailers_) fields.push_back(to_nv({name, value}));
+  NvList fields(stream.trailers_.size());
+  for (std::size_t i = 0; i < fields.size(); ++i) {
+    fields.data()[i] = to_nv({stream.trailers_[i].first, stream.trailers_[i].second});
+  }
   nghttp2_submit_trailer(session_, stream.id_, fields.data(), fields.size());
 }
 
 const std::string& Stream::peer() const { return connection_->peer(); }
 
 void Stream::send_headers(std::span<const HeaderField> headers) {
-  std::array<nghttp2_nv, 32> fields;
-  const std::size_t n = std::min(headers.size(), fields.size());
-  for (std::size_t i = 0; i < n; ++i) fields[i] = to_nv(headers[i]);
+  NvList fields = to_nv(headers);
   nghttp2_data_provider provider;
   provider.source.ptr = this;
   provider.read_callback = Http2Callbacks::read_body;
-  nghttp2_submit_response(connection_->session_, id_, fields.data(), n, &provider);
+  nghttp2_submit_response(connection_->session_, id_, fields.data(), fields.size(), &provider);
   connection_->wake();
 }
 
@@ -342,10 +379,8 @@ void Stream::send_trailers(std::span<const HeaderField> trailers) {
 }
 
 void Stream::send_headers_only(std::span<const HeaderField> headers) {
-  std::array<nghttp2_nv, 32> fields;
-  const std::size_t n = std::min(headers.size(), fields.size());
-  for (std::size_t i = 0; i < n; ++i) fields[i] = to_nv(headers[i]);
-  nghttp2_submit_response(connection_->session_, id_, fields.data(), n, nullptr);
+  NvList fields = to_nv(headers);
+  nghttp2_submit_response(connection_->session_, id_, fields.data(), fields.size(), nullptr);
   connection_->wake();
 }
 

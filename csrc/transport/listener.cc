@@ -85,7 +85,9 @@ Status Listener::open(const std::string& host, uint16_t port) {
   return Status::unavailable("cannot listen on " + address + ": " + reason);
 }
 
-void Listener::on_ready(uint32_t) {
+void Listener::on_ready(uint32_t) { accept_some(); }
+
+bool Listener::accept_some() {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
     struct sockaddr_storage address{};
     socklen_t size = sizeof(address);
@@ -95,12 +97,13 @@ void Listener::on_ready(uint32_t) {
       if (errno == EINTR || errno == ECONNABORTED) continue;
       // Out of descriptors or memory: the backlog stays readable, so look away for a moment.
       if (errno != EAGAIN) pause();
-      return;
+      return false;
     }
     const int one = 1;
     ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     on_accept_(fd, peer_name(address));
   }
+  return true;
 }
 
 void Listener::pause() {
@@ -110,7 +113,8 @@ void Listener::pause() {
 
 void Listener::close() {
   if (fd_ < 0) return;
-  on_ready(EPOLLIN);
+  while (accept_some()) {
+  }
   loop_.remove(fd_);
   ::close(fd_);
   fd_ = -1;

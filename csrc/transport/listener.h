@@ -27,6 +27,8 @@ class Listener final : public EventLoop::FdHandler {
   void on_ready(uint32_t events) override;
 
  private:
+  // True: the backlog may hold more.
+  bool accept_some();
   void pause();
 
   EventLoop& loop_;
