@@ -1,0 +1,308 @@
+// The whole lower half of the wire over real sockets: an event loop on its thread, a blocking client
+// here. Waits are for things that must happen; a time-out turns a hang into a failure.
+#include "transport/connection_set.h"
+
+#include <doctest/doctest.h>
+#include <fcntl.h>
+#include <sys/socket.h>
+#include <sys/time.h>
+#include <unistd.h>
+
+#include <array>
+#include <cerrno>
+#include <functional>
+#include <future>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "rpc/call.h"
+#include "transport/event_loop.h"
+#include "wire_client.h"
+
+using namespace headrace;
+using namespace headrace::test;
+using namespace std::chrono_literals;
+
+namespace {
+
+const std::string kPath = "/test.Echo/Call";
+
+struct Rig {
+  explicit Rig(const Http2Options& options = {})
+      : budget(64 << 20),
+        calls(methods, budget, loop.timers(), [this] { return loop.now(); }),
+        set(std::make_unique<ConnectionSet>(loop, options, calls)) {
+    REQUIRE(loop.open().ok());
+    methods.add(kPath, {&handler, 32 << 20});
+    thread = std::thread([this] { loop.run(); });
+  }
+  ~Rig() {
+    loop.stop();
+    thread.join();
+    set.reset();
+    CHECK(budget.used() == 0);
+    CHECK(calls.active() == 0);
+  }
+  // Runs `function` on the loop and waits for it.
+  template <class F>
+  auto on_loop(F function) {
+    using R = std::invoke_result_t<F>;
+    std::packaged_task<R()> task(std::move(function));
+    std::future<R> result = task.get_future();
+    REQUIRE(loop.post([&task] { task(); }));
+    return result.get();
+  }
+  // One turn of the loop after another until it is so.
+  bool until(const std::function<bool()>& condition) {
+    const TimePoint end = Clock::now() + 60s;
+    while (!on_loop([&] { return condition(); })) {
+      if (Clock::now() > end) return false;
+    }
+    return true;
+  }
+  // The client's end of a new connection.
+  int connect() {
+    std::array<int, 2> fds;
+    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) == 0);
+    REQUIRE(::fcntl(fds[0], F_SETFL, O_NONBLOCK) == 0);
+    on_loop([&] { set->adopt(fds[0], "unix:"); });
+    return fds[1];
+  }
+  uint64_t open_connections() const {
+    return set->counters().connections_open.load(std::memory_order_relaxed);
+  }
+
+  EventLoop loop;
+  MethodTable methods;
+  ReceiveBudget budget;
+  ScriptedHandler handler;
+  CallSet calls;
+  std::unique_ptr<ConnectionSet> set;
+  std::thread thread;
+};
+
+// A blocking client on one socket.
+class SocketClient {
+ public:
+  explicit SocketClient(int fd, const ClientOptions& options = {}) : client(options), fd_(fd) {
+    const struct timeval limit{60, 0};
+    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
+    ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
+  }
+  ~SocketClient() { close(); }
+  void close() {
+    if (fd_ >= 0) ::close(fd_);
+    fd_ = -1;
+  }
+  void send() { send_raw(client.output()); }
+  void send_raw(const std::string& bytes) {
+    std::size_t sent = 0;
+    while (sent < bytes.size()) {
+      const ssize_t n = ::send(fd_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
+      if (n < 0 && (errno == EPIPE || errno == ECONNRESET)) return;  // what it sent is still read
+      REQUIRE(n > 0);
+      sent += static_cast<std::size_t>(n);
+    }
+  }
+  // Reads and answers until `done`. False: the server closed, or nothing came for a minute.
+  bool exchange(const std::function<bool()>& done) {
+    std::vector<char> buffer(64 * 1024);
+    for (;;) {
+      send();
+      if (done()) return true;
+      const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), 0);
+      if (n <= 0) {
+        closed_by_server = n == 0 || errno == ECONNRESET;
+        return false;
+      }
+      received += static_cast<std::size_t>(n);
+      if (!client.input({buffer.data(), static_cast<std::size_t>(n)})) return false;
+    }
+  }
+  bool finish(int32_t id) {
+    return exchange([&] { return client.reply(id).ended; });
+  }
+
+  TestClient client;
+  bool closed_by_server = false;
+  std::size_t received = 0;
+
+ private:
+  int fd_;
+};
+
+}  // namespace
+
+TEST_CASE("a call over a socket, small and large") {
+  Rig rig;
+  SocketClient socket(rig.connect());
+  for (const std::size_t size : {std::size_t{0}, std::size_t{5}, std::size_t{100000}, std::size_t{20} << 20}) {
+    const std::string text = pattern(size);
+    const int32_t id = socket.client.call(kPath, text);
+    REQUIRE(socket.finish(id));
+    CHECK(socket.client.reply(id).status() == 0);
+    CHECK((socket.client.reply(id).message() == text));
+  }
+  CHECK(rig.set->counters().bytes_sent.load() > 20 << 20);
+  CHECK(rig.set->counters().bytes_received.load() > 20 << 20);
+}
+
+TEST_CASE("answers go on past drain()'s bound while the socket takes them") {
+  Http2Options options;
+  options.max_unsent_bytes = 2000;  // far below what the socket's buffer holds
+  Rig rig(options);
+  SocketClient socket(rig.connect());
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 50; ++i) ids.push_back(socket.client.call(kPath, pattern(1000)));
+  ids.push_back(socket.client.call(kPath, pattern(50000)));
+  for (const int32_t id : ids) {
+    REQUIRE(socket.finish(id));
+    CHECK(socket.client.reply(id).status() == 0);
+  }
+}
+
+TEST_CASE("many connections, each with calls in flight, answered from another thread") {
+  Rig rig;
+  rig.handler.hold = true;
+  std::vector<std::unique_ptr<SocketClient>> sockets;
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 60; ++i) {
+    sockets.push_back(std::make_unique<SocketClient>(rig.connect()));
+    for (int k = 0; k < 3; ++k) ids.push_back(sockets.back()->client.call(kPath, std::to_string(i * 3 + k)));
+    sockets.back()->send();
+  }
+  REQUIRE(rig.until([&] { return rig.handler.records.size() == 180; }));
+  CHECK(rig.open_connections() == 60);
+  rig.on_loop([&] {
+    for (const ScriptedHandler::Record& record : rig.handler.records) {
+      ScriptedHandler::answer(*rig.calls.find(record.id), record.message);
+    }
+  });
+  for (std::size_t i = 0; i < sockets.size(); ++i) {
+    for (std::size_t k = 0; k < 3; ++k) {
+      const int32_t id = ids[i * 3 + k];
+      REQUIRE(sockets[i]->finish(id));
+      CHECK(sockets[i]->client.reply(id).message() == std::to_string(i * 3 + k));
+    }
+  }
+  sockets.clear();
+  CHECK(rig.until([&] { return rig.open_connections() == 0; }));
+  CHECK(rig.handler.cancels == 0);
+}
+
+TEST_CASE("a client that leaves cancels its call") {
+  Rig rig;
+  rig.handler.hold = true;
+  SocketClient socket(rig.connect());
+  socket.client.call(kPath, "x");
+  socket.send();
+  REQUIRE(rig.until([&] { return rig.handler.records.size() == 1; }));
+  socket.close();
+  CHECK(rig.until([&] { return rig.open_connections() == 0 && rig.handler.cancels == 1; }));
+  CHECK(rig.on_loop([&] { return rig.calls.find(rig.handler.records[0].id) == nullptr; }));
+}
+
+TEST_CASE("a client that leaves in the middle of its answer") {
+  Rig rig;
+  rig.handler.hold = true;
+  ClientOptions options;
+  options.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 1 << 30}};
+  SocketClient socket(rig.connect(), options);
+  socket.client.call(kPath, "x");
+  socket.send();
+  REQUIRE(rig.until([&] { return rig.handler.records.size() == 1; }));
+  rig.on_loop([&] {
+    ScriptedHandler::answer(*rig.calls.find(rig.handler.records[0].id), std::string(16 << 20, 'x'));
+  });
+  CHECK(socket.exchange([&] { return socket.received > 1 << 20; }));
+  socket.close();
+  CHECK(rig.until([&] { return rig.open_connections() == 0; }));
+  CHECK(rig.handler.cancels == 0);
+}
+
+TEST_CASE("a client that does not read holds nobody else up") {
+  Rig rig;
+  ClientOptions options;
+  options.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 1 << 30}};
+  SocketClient stuck(rig.connect(), options);
+  const int32_t first = stuck.client.call(kPath, std::string(8 << 20, 'a'));
+  // Its requests leave, and windows open, without a byte being read by hand afterwards.
+  REQUIRE(stuck.exchange([&] { return stuck.received > 100000; }));
+  SocketClient other(rig.connect());
+  for (int i = 0; i < 20; ++i) REQUIRE(other.finish(other.client.call(kPath, "y")));
+  REQUIRE(stuck.finish(first));
+  CHECK(stuck.client.reply(first).message()->size() == 8 << 20);
+}
+
+TEST_CASE("what is not HTTP/2 is closed, and other connections go on") {
+  Rig rig;
+  SocketClient good(rig.connect());
+  SocketClient bad(rig.connect());
+  bad.send_raw("GET / HTTP/1.1\r\n\r\n");
+  CHECK_FALSE(bad.exchange([] { return false; }));
+  REQUIRE(good.finish(good.client.call(kPath, "x")));
+  CHECK(rig.until([&] { return rig.open_connections() == 1; }));
+}
+
+TEST_CASE("graceful shutdown over sockets: calls finish, then connections close by themselves") {
+  Rig rig;
+  rig.handler.hold = true;
+  SocketClient busy(rig.connect());
+  SocketClient idle(rig.connect());
+  const int32_t id = busy.client.call(kPath, "x");
+  busy.send();
+  REQUIRE(rig.until([&] { return rig.handler.records.size() == 1; }));
+  rig.on_loop([&] { rig.set->begin_shutdown(); });
+  CHECK(busy.exchange([&] { return busy.client.goaways.size() == 1; }));
+  rig.on_loop([&] { rig.set->finish_shutdown(); });
+  CHECK_FALSE(idle.exchange([] { return false; }));
+  CHECK(idle.closed_by_server);
+  CHECK(rig.until([&] { return rig.open_connections() == 1; }));
+  // One that comes now is told so, and closed.
+  SocketClient late(rig.connect());
+  CHECK_FALSE(late.exchange([] { return false; }));
+  CHECK(late.client.goaways.size() == 1);
+  rig.on_loop([&] { ScriptedHandler::answer(*rig.calls.find(rig.handler.records[0].id), "done"); });
+  CHECK(busy.finish(id));
+  CHECK(busy.client.reply(id).message() == "done");
+  CHECK_FALSE(busy.exchange([] { return false; }));
+  CHECK(rig.until([&] { return rig.set->empty(); }));
+}
+
+TEST_CASE("close_all() ends connections in every state, and what was answered just before leaves") {
+  Rig rig;
+  rig.handler.hold = true;
+  SocketClient held(rig.connect());
+  SocketClient answered(rig.connect());
+  SocketClient idle(rig.connect());
+  held.client.call(kPath, "held");
+  held.send();
+  REQUIRE(rig.until([&] { return rig.handler.records.size() == 1; }));
+  const int32_t id = answered.client.call(kPath, "answered");
+  answered.send();
+  REQUIRE(rig.until([&] { return rig.handler.records.size() == 2; }));
+  rig.on_loop([&] {
+    ScriptedHandler::answer(*rig.calls.find(rig.handler.records[1].id), "bye");
+    rig.set->close_all();
+    CHECK(rig.set->empty());
+  });
+  CHECK(answered.finish(id));
+  CHECK(answered.client.reply(id).message() == "bye");
+  CHECK_FALSE(held.exchange([] { return false; }));
+  CHECK_FALSE(idle.exchange([] { return false; }));
+  CHECK(rig.until([&] { return rig.handler.cancels == 1; }));
+}
+
+TEST_CASE("destroyed with connections open, in the middle of everything") {
+  Rig rig;
+  rig.handler.hold = true;
+  std::vector<std::unique_ptr<SocketClient>> sockets;
+  for (int i = 0; i < 10; ++i) {
+    sockets.push_back(std::make_unique<SocketClient>(rig.connect()));
+    for (int k = 0; k < 5; ++k) sockets.back()->client.call(kPath, pattern(2000));
+    sockets.back()->send();
+  }
+  // The Rig's destructor stops the loop at whatever point it is, and checks what is left.
+}
