@@ -69,11 +69,11 @@ sanitize-%:
 	@ctest --preset $*
 
 .PHONY: bench
-bench: ## build the load generator and the bare peers of bench/, and say how to run them
+bench: ## the front-end benchmark (BENCH_ARGS="--quick"; bench/README.md)
 	@scripts/bootstrap.sh demo
 	@cmake --preset release $(CMAKE_PYTHON) --log-level=WARNING
 	@cmake --build --preset release
-	@if [ -f bench/frontend.py ]; then $(PYTHON_BIN) bench/frontend.py $(BENCH_ARGS); fi
+	@$(PYTHON_BIN) bench/load/front_end.py --bin-dir build/release/bench/load $(BENCH_ARGS)
 
 .PHONY: wheel
 wheel: ## dist/headrace-*.whl
