@@ -26,6 +26,8 @@ def __getattr__(name: str) -> Any:
 
         try:
             return version("headrace")
-        except PackageNotFoundError:
-            return "0+unknown"
+        except PackageNotFoundError:  # run out of a source tree
+            from headrace.runtime import __version__
+
+            return __version__
     raise AttributeError(f"module 'headrace' has no attribute {name!r}")
