@@ -291,10 +291,9 @@ void Call::finished(StatusCode code) {
   set_->timers_.cancel(timer_);
   message_.reset();
   set_->budget_.give(std::exchange(charged_, 0));
-  set_->counters_.finished.fetch_add(1, std::memory_order_relaxed);
-  set_->counters_.finished_by_code[static_cast<std::size_t>(code)].fetch_add(
-      1, std::memory_order_relaxed);
-  set_->active_.fetch_sub(1, std::memory_order_relaxed);
+  set_->counters_.finished.add();
+  set_->counters_.finished_by_code[static_cast<std::size_t>(code)].add();
+  set_->active_.subtract();
 }
 
 void Call::on_deadline() {
@@ -330,8 +329,8 @@ StreamHandler* CallSet::open(Stream& stream) {
   Call& call = *calls_[free_.back()];
   free_.pop_back();
   call.open(stream);
-  active_.fetch_add(1, std::memory_order_relaxed);
-  counters_.started.fetch_add(1, std::memory_order_relaxed);
+  active_.add();
+  counters_.started.add();
   return &call;
 }
 

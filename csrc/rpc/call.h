@@ -22,6 +22,7 @@
 
 #include "base/buffer.h"
 #include "base/clock.h"
+#include "base/counter.h"
 #include "base/status.h"
 #include "base/timer_wheel.h"
 #include "rpc/compression.h"
@@ -81,9 +82,9 @@ class ReceiveBudget {
 };
 
 struct RpcCounters {
-  std::atomic<uint64_t> started{0};
-  std::atomic<uint64_t> finished{0};
-  std::array<std::atomic<uint64_t>, 17> finished_by_code{};
+  Counter started;
+  Counter finished;
+  std::array<Counter, 17> finished_by_code{};
 };
 
 using Metadata = std::vector<std::pair<std::string, std::string>>;
@@ -174,7 +175,7 @@ class CallSet final : public StreamAcceptor {
   Call* find(uint64_t id);
 
   // Open and not finished. Any thread.
-  std::size_t active() const { return active_.load(std::memory_order_relaxed); }
+  std::size_t active() const { return active_.read(); }
   // Ends every call that a handler still works on.
   void fail_all(const Status& status);
   // From now on new calls are answered with this (shutdown).
@@ -192,7 +193,7 @@ class CallSet final : public StreamAcceptor {
   const std::function<TimePoint()> now_;
   RpcCounters counters_;
   Status refuse_;
-  std::atomic<std::size_t> active_{0};
+  Counter active_;
   std::vector<std::unique_ptr<Call>> calls_;
   std::vector<uint32_t> free_;
 };

@@ -60,7 +60,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     const ssize_t n = ::recv(fd_, set_.read_buffer_.data(), set_.read_buffer_.size(), 0);
     if (n < 0) return errno == EAGAIN || errno == EINTR;
     if (n == 0) return false;
-    set_.counters_.bytes_received.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
+    set_.counters_.bytes_received.add(static_cast<uint64_t>(n));
     if (!http2_.feed({set_.read_buffer_.data(), static_cast<std::size_t>(n)})) {
       flush();  // the GOAWAY that says why
       return false;
@@ -81,7 +81,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
         blocked_ = errno == EAGAIN;
         return blocked_;
       }
-      set_.counters_.bytes_sent.fetch_add(static_cast<uint64_t>(n), std::memory_order_relaxed);
+      set_.counters_.bytes_sent.add(static_cast<uint64_t>(n));
       output_.pop(static_cast<std::size_t>(n));
     }
     return true;
@@ -115,8 +115,8 @@ ConnectionSet::~ConnectionSet() {
 void ConnectionSet::adopt(int fd, std::string peer) {
   auto socket = std::make_unique<Socket>(*this, fd, std::move(peer));
   if (!loop_.add(fd, EPOLLIN, *socket).ok()) return;  // closes the descriptor
-  counters_.connections_open.fetch_add(1, std::memory_order_relaxed);
-  counters_.connections_total.fetch_add(1, std::memory_order_relaxed);
+  counters_.connections_open.add();
+  counters_.connections_total.add();
   if (shutting_down_) socket->http2().finish_shutdown();
   mark_dirty(*socket);  // our SETTINGS
   open_.insert(socket.release());
@@ -137,7 +137,7 @@ void ConnectionSet::close(Socket& socket) {
   socket.mark_closing();
   loop_.remove(socket.fd());
   open_.erase(&socket);
-  counters_.connections_open.fetch_sub(1, std::memory_order_relaxed);
+  counters_.connections_open.subtract();
   closed_.emplace_back(&socket);
   if (!turn_end_requested_) {
     turn_end_requested_ = true;

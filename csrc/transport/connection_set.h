@@ -4,7 +4,6 @@
 // Threads: belongs to its loop's thread; the counters may be read from any.
 #pragma once
 
-#include <atomic>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -12,16 +11,17 @@
 #include <unordered_set>
 #include <vector>
 
+#include "base/counter.h"
 #include "transport/event_loop.h"
 #include "transport/http2_connection.h"
 
 namespace headrace {
 
 struct TransportCounters {
-  std::atomic<uint64_t> connections_open{0};
-  std::atomic<uint64_t> connections_total{0};
-  std::atomic<uint64_t> bytes_received{0};
-  std::atomic<uint64_t> bytes_sent{0};
+  Counter connections_open;
+  Counter connections_total;
+  Counter bytes_received;
+  Counter bytes_sent;
 };
 
 class ConnectionSet final : public EventLoop::TurnEnd {

@@ -71,7 +71,7 @@ struct Rig {
     return fds[1];
   }
   uint64_t open_connections() const {
-    return set->counters().connections_open.load(std::memory_order_relaxed);
+    return set->counters().connections_open.read();
   }
 
   EventLoop loop;
@@ -145,8 +145,8 @@ TEST_CASE("a call over a socket, small and large") {
     CHECK(socket.client.reply(id).status() == 0);
     CHECK((socket.client.reply(id).message() == text));
   }
-  CHECK(rig.set->counters().bytes_sent.load() > 20 << 20);
-  CHECK(rig.set->counters().bytes_received.load() > 20 << 20);
+  CHECK(rig.set->counters().bytes_sent.read() > 20 << 20);
+  CHECK(rig.set->counters().bytes_received.read() > 20 << 20);
 }
 
 TEST_CASE("answers go on past drain()'s bound while the socket takes them") {
