@@ -14,6 +14,7 @@ class Counter {
   void subtract(uint64_t n = 1) { value_.store(read() - n, std::memory_order_relaxed); }
   // Any thread.
   uint64_t read() const { return value_.load(std::memory_order_relaxed); }
+  operator uint64_t() const { return read(); }  // NOLINT(*-explicit-*)
 
  private:
   std::atomic<uint64_t> value_{0};
