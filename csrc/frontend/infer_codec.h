@@ -15,7 +15,8 @@
 
 namespace headrace {
 
-// Fills `request` from `message` and keeps it. Errors: INTERNAL when the bytes are no
+// Fills `request` from `message` and keeps it. What protobuf parses is parsed, but for groups (which no
+// proto3 sender writes). Errors: INTERNAL when the bytes are no
 // ModelInferRequest; INVALID_ARGUMENT / UNIMPLEMENTED with Triton's texts when they are one that no
 // model could serve. What depends on the model is checked in serving.
 Status decode_infer_request(BufferRef message, Request& request);

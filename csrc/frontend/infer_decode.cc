@@ -1,10 +1,13 @@
+#include <algorithm>
 #include <cstring>
 #include <limits>
 #include <new>
 #include <protozero/pbf_message.hpp>
 #include <string>
+#include <unordered_set>
 
 #include "frontend/infer_codec.h"
+#include "frontend/typed_contents.h"
 
 namespace headrace {
 namespace {
@@ -37,70 +40,10 @@ enum class ParameterField : protozero::pbf_tag_type {
   kDouble = 4,
   kUint64 = 5,
 };
-enum class ContentsField : protozero::pbf_tag_type {
-  kBool = 1,
-  kInt = 2,
-  kInt64 = 3,
-  kUint = 4,
-  kUint64 = 5,
-  kFp32 = 6,
-  kFp64 = 7,
-  kBytes = 8,
-};
 
-// The typed field that carries a datatype; FP16 and BF16 come raw only.
-ContentsField contents_field_of(DType dtype) {
-  switch (dtype) {
-    case DType::kBool:
-      return ContentsField::kBool;
-    case DType::kInt8:
-    case DType::kInt16:
-    case DType::kInt32:
-      return ContentsField::kInt;
-    case DType::kInt64:
-      return ContentsField::kInt64;
-    case DType::kUint8:
-    case DType::kUint16:
-    case DType::kUint32:
-      return ContentsField::kUint;
-    case DType::kUint64:
-      return ContentsField::kUint64;
-    case DType::kFp32:
-      return ContentsField::kFp32;
-    case DType::kFp64:
-      return ContentsField::kFp64;
-    case DType::kBytes:
-      return ContentsField::kBytes;
-    case DType::kFp16:
-    case DType::kBf16:
-    case DType::kInvalid:
-      break;
-  }
-  return ContentsField{0};
-}
-
-// What Triton calls the datatype of a typed field in its error text.
-std::string_view contents_datatype(ContentsField field) {
-  switch (field) {
-    case ContentsField::kBool:
-      return "BOOL";
-    case ContentsField::kInt:
-      return "INT32";
-    case ContentsField::kInt64:
-      return "INT64";
-    case ContentsField::kUint:
-      return "UINT32";
-    case ContentsField::kUint64:
-      return "UINT64";
-    case ContentsField::kFp32:
-      return "FP32";
-    case ContentsField::kFp64:
-      return "FP64";
-    case ContentsField::kBytes:
-      return "BYTES";
-  }
-  return "<invalid>";
-}
+// Inputs, requested outputs, raw buffers and parameters a request, each: what takes two bytes on the
+// wire takes a hundred here.
+constexpr std::size_t kMaxItems = 4096;
 
 std::string_view to_view(protozero::data_view data) { return {data.data(), data.size()}; }
 
@@ -121,8 +64,21 @@ bool is(const protozero::pbf_message<Field>& reader, Field field, pbf_wire_type 
   return reader.tag() == field && reader.wire_type() == type;
 }
 
-Parameter decode_parameter(protozero::data_view entry) {
-  Parameter parameter;
+using ParameterValue = decltype(Parameter::value);
+
+// A map entry; no value when none of InferParameter's choices is set.
+struct WireParameter {
+  std::string_view key;
+  std::optional<ParameterValue> value;
+
+  template <class T>
+  const T* get() const {
+    return value ? std::get_if<T>(&*value) : nullptr;
+  }
+};
+
+WireParameter decode_parameter(protozero::data_view entry) {
+  WireParameter parameter;
   protozero::pbf_message<EntryField> reader(entry);
   while (reader.next()) {
     if (is(reader, EntryField::kKey, pbf_wire_type::length_delimited)) {
@@ -161,41 +117,43 @@ Status shared_memory_disabled() {
 }
 
 // A parameter of the request: the protocol's own keys are checked, users' keys are kept.
-Status apply_parameter(const Parameter& parameter, Request& request) {
+Status apply_parameter(const WireParameter& parameter, Request& request) {
   const std::string_view key = parameter.key;
-  const auto& value = parameter.value;
   if (key == "priority") {
-    if (const auto* number = std::get_if<int64_t>(&value)) {
+    if (const auto* number = parameter.get<int64_t>()) {
       if (*number < 0) {
         return Status::invalid_argument("invalid value for 'priority', expected value >= 0.");
       }
       request.priority = static_cast<uint64_t>(*number);
-    } else if (const auto* unsigned_number = std::get_if<uint64_t>(&value)) {
+    } else if (const auto* unsigned_number = parameter.get<uint64_t>()) {
       request.priority = *unsigned_number;
     } else {
       return wrong_parameter(key, "int64_param or uint64_param");
     }
   } else if (key == "timeout") {
-    const auto* micros = std::get_if<int64_t>(&value);
+    const auto* micros = parameter.get<int64_t>();
     if (micros == nullptr) return wrong_parameter(key, "int64_param");
     constexpr int64_t kMost = std::numeric_limits<int64_t>::max() / 1000;
     if (*micros > 0) request.timeout = Nanoseconds(std::min(*micros, kMost) * 1000);
   } else if (key == "sequence_id") {
-    if (!std::holds_alternative<int64_t>(value) &&
-        !std::holds_alternative<std::string_view>(value)) {
+    if (!parameter.get<int64_t>() && !parameter.get<std::string_view>()) {
       return wrong_parameter(key, "int64_param or string_param");
     }
   } else if (key == "sequence_start" || key == "sequence_end") {
-    if (!std::holds_alternative<bool>(value)) return wrong_parameter(key, "bool_param");
+    if (!parameter.get<bool>()) return wrong_parameter(key, "bool_param");
   } else if (key.starts_with("triton_")) {
     if (key != "triton_enable_empty_final_response") {
       return Status::invalid_argument(
-          "parameter keys starting with 'triton_' are reserved for Triton usage. Only the following "
+          "parameter keys starting with 'triton_' are reserved for Triton usage. Only the "
+          "following "
           "keys starting with 'triton_' are allowed: triton_enable_empty_final_response");
     }
-    if (!std::holds_alternative<bool>(value)) return wrong_parameter(key, "bool_param");
+    if (!parameter.get<bool>()) return wrong_parameter(key, "bool_param");
+  } else if (parameter.value) {
+    request.parameters.push_back({key, *parameter.value});
   } else {
-    request.parameters.push_back(parameter);
+    return wrong_parameter(key,
+                           "bool_param, int64_param, string_param, double_param or uint64_param");
   }
   return {};
 }
@@ -206,9 +164,24 @@ struct WireInput {
   std::string_view name;
   DType dtype = DType::kInvalid;
   Shape shape;
-  protozero::data_view contents;
+  protozero::data_view contents;  // the first; see all_contents()
+  // Used when there is more than one: protobuf merges them, which is to read one after the other.
+  std::string merged;
   bool has_contents = false;
   bool shared_memory = false;
+
+  void add_contents(protozero::data_view more) {
+    if (!has_contents) {
+      contents = more;
+      has_contents = true;
+      return;
+    }
+    if (merged.empty()) merged.assign(contents.data(), contents.size());
+    merged.append(more.data(), more.size());
+  }
+  protozero::data_view all_contents() const {
+    return merged.empty() ? contents : protozero::data_view(merged);
+  }
 };
 
 bool push_dim(Shape& shape, int64_t dim, bool& too_many) {
@@ -229,11 +202,10 @@ Status decode_input(protozero::data_view bytes, WireInput& input) {
     } else if (is(reader, TensorField::kShape, pbf_wire_type::varint)) {
       push_dim(input.shape, reader.get_int64(), too_many_dims);
     } else if (is(reader, TensorField::kParameters, pbf_wire_type::length_delimited)) {
-      const Parameter parameter = decode_parameter(reader.get_view());
+      const WireParameter parameter = decode_parameter(reader.get_view());
       input.shared_memory = input.shared_memory || parameter.key == "shared_memory_region";
     } else if (is(reader, TensorField::kContents, pbf_wire_type::length_delimited)) {
-      input.contents = reader.get_view();
-      input.has_contents = true;
+      input.add_contents(reader.get_view());
     } else {
       reader.skip();
     }
@@ -252,9 +224,9 @@ Status decode_output(protozero::data_view bytes, RequestedOutput& output) {
     if (is(reader, OutputField::kName, pbf_wire_type::length_delimited)) {
       output.name = string_field(reader);
     } else if (is(reader, OutputField::kParameters, pbf_wire_type::length_delimited)) {
-      const Parameter parameter = decode_parameter(reader.get_view());
+      const WireParameter parameter = decode_parameter(reader.get_view());
       if (parameter.key == "classification") {
-        const auto* count = std::get_if<int64_t>(&parameter.value);
+        const auto* count = parameter.get<int64_t>();
         if (count == nullptr) return wrong_parameter(parameter.key, "int64_param");
         if (*count <= 0) {
           return Status::invalid_argument(
@@ -271,106 +243,13 @@ Status decode_output(protozero::data_view bytes, RequestedOutput& output) {
   return {};
 }
 
-// Calls `each(value)` for every element of a typed field, packed or not.
-template <class Each>
-void for_each_varint(protozero::data_view contents, ContentsField field, Each&& each) {
-  protozero::pbf_message<ContentsField> reader(contents);
-  while (reader.next()) {
-    if (is(reader, field, pbf_wire_type::length_delimited)) {
-      for (const uint64_t value : reader.get_packed_uint64()) each(value);
-    } else if (is(reader, field, pbf_wire_type::varint)) {
-      each(reader.get_uint64());
-    } else {
-      reader.skip();
-    }
-  }
-}
-
-// Calls `each(bytes)` for every run of fixed-size elements of a typed field.
-template <class Each>
-void for_each_fixed(protozero::data_view contents, ContentsField field, pbf_wire_type single,
-                    std::size_t size, Each&& each) {
-  protozero::pbf_message<ContentsField> reader(contents);
-  while (reader.next()) {
-    if (is(reader, field, pbf_wire_type::length_delimited)) {
-      const std::span<const std::byte> run = to_bytes(reader.get_view());
-      if (run.size() % size != 0) throw protozero::invalid_length_exception();
-      each(run);
-    } else if (is(reader, field, single)) {
-      const std::byte* start = reinterpret_cast<const std::byte*>(reader.data().data());
-      reader.skip();
-      each(std::span<const std::byte>(start, size));
-    } else {
-      reader.skip();
-    }
-  }
-}
-
-// Appends an input's typed contents to `out` in the raw form. Fixed-size fields that came as one packed
-// run stay a view: then nothing is appended and `view` is set.
-void convert_contents(const WireInput& input, std::vector<std::byte>& out,
-                      std::span<const std::byte>& view) {
-  const ContentsField field = contents_field_of(input.dtype);
-  const std::size_t size = dtype_size(input.dtype);
-  const auto append = [&out](const void* bytes, std::size_t n) {
-    const auto* start = static_cast<const std::byte*>(bytes);
-    out.insert(out.end(), start, start + n);
-  };
-  if (field == ContentsField::kFp32 || field == ContentsField::kFp64) {
-    const pbf_wire_type single =
-        field == ContentsField::kFp32 ? pbf_wire_type::fixed32 : pbf_wire_type::fixed64;
-    std::size_t runs = 0;
-    for_each_fixed(input.contents, field, single, size, [&](std::span<const std::byte> run) {
-      ++runs;
-      view = run;
-    });
-    if (runs <= 1) return;
-    view = {};
-    for_each_fixed(input.contents, field, single, size,
-                   [&](std::span<const std::byte> run) { append(run.data(), run.size()); });
-  } else if (field == ContentsField::kBytes) {
-    protozero::pbf_message<ContentsField> reader(input.contents);
-    while (reader.next()) {
-      if (is(reader, field, pbf_wire_type::length_delimited)) {
-        const protozero::data_view element = reader.get_view();
-        const auto length = static_cast<uint32_t>(element.size());
-        append(&length, sizeof(length));
-        append(element.data(), element.size());
-      } else {
-        reader.skip();
-      }
-    }
-  } else if (field == ContentsField::kBool) {
-    for_each_varint(input.contents, field, [&](uint64_t value) {
-      out.push_back(static_cast<std::byte>(value != 0));
-    });
-  } else {
-    // Little-endian: the low bytes of a value come first.
-    for_each_varint(input.contents, field, [&](uint64_t value) { append(&value, size); });
-  }
-}
-
-// A typed field that is not the datatype's own; nullopt when there is none.
-std::optional<ContentsField> wrong_contents_field(const WireInput& input) {
-  const ContentsField expected = contents_field_of(input.dtype);
-  protozero::pbf_message<ContentsField> reader(input.contents);
-  while (reader.next()) {
-    const auto number = static_cast<uint32_t>(reader.tag());
-    if (number >= 1 && number <= 8 && reader.tag() != expected) {
-      const bool empty_run =
-          reader.wire_type() == pbf_wire_type::length_delimited &&
-          reader.tag() != ContentsField::kBytes && reader.get_view().empty();
-      if (!empty_run) return static_cast<ContentsField>(number);
-      continue;
-    }
-    reader.skip();
-  }
-  return std::nullopt;
-}
-
 class Decoder {
  public:
   explicit Decoder(Request& request) : request_(request) {}
+  ~Decoder() {
+    wire_inputs_.clear();
+    raw_.clear();
+  }
 
   Status decode() {
     protozero::pbf_message<InferField> reader(request_.message.view().data(),
@@ -402,14 +281,18 @@ class Decoder {
         request_.id = string_field(reader);
         return {};
       case InferField::kParameters:
+        if (request_.parameters.size() == kMaxItems) return too_many(reader, "parameters");
         return apply_parameter(decode_parameter(reader.get_view()), request_);
       case InferField::kInputs:
+        if (wire_inputs_.size() == kMaxItems) return too_many(reader, "inputs");
         wire_inputs_.emplace_back();
         return decode_input(reader.get_view(), wire_inputs_.back());
       case InferField::kOutputs:
+        if (request_.outputs.size() == kMaxItems) return too_many(reader, "outputs");
         request_.outputs.emplace_back();
         return decode_output(reader.get_view(), request_.outputs.back());
       case InferField::kRawInputContents:
+        if (raw_.size() == kMaxItems) return too_many(reader, "raw_input_contents");
         raw_.push_back(to_bytes(reader.get_view()));
         return {};
     }
@@ -417,17 +300,31 @@ class Decoder {
     return {};
   }
 
+  static Status too_many(protozero::pbf_message<InferField>& reader, std::string_view what) {
+    reader.skip();
+    return Status::invalid_argument("a request may have " + std::to_string(kMaxItems) + " " +
+                                    std::string(what) + ", this one has more");
+  }
+
+  // Whether an input before this one has its name. Called for each in turn.
+  bool duplicate(std::size_t index) {
+    constexpr std::size_t kFew = 32;  // models have few inputs, hostile requests thousands
+    const std::string_view name = wire_inputs_[index].name;
+    if (wire_inputs_.size() > kFew) return !names_.insert(name).second;
+    const auto end = wire_inputs_.begin() + static_cast<std::ptrdiff_t>(index);
+    return std::any_of(wire_inputs_.begin(), end,
+                       [name](const WireInput& other) { return other.name == name; });
+  }
+
   std::string of(const WireInput& input) const {
     return "'" + std::string(input.name) + "' for model '" + std::string(request_.model_name) + "'";
   }
 
-  Status check_input(std::size_t index) const {
+  Status check_input(std::size_t index) {
     const WireInput& input = wire_inputs_[index];
-    for (std::size_t i = 0; i < index; ++i) {
-      if (wire_inputs_[i].name == input.name) {
-        return Status::invalid_argument("input '" + std::string(input.name) +
-                                        "' already exists in request");
-      }
+    if (duplicate(index)) {
+      return Status::invalid_argument("input '" + std::string(input.name) +
+                                      "' already exists in request");
     }
     for (const int64_t dim : input.shape) {
       if (dim < 0) {
@@ -444,10 +341,9 @@ class Decoder {
                                       " in request.");
     }
     if (input.has_contents) {
-      if (const std::optional<ContentsField> wrong = wrong_contents_field(input)) {
+      if (const auto wrong = wrong_typed_field(input.all_contents(), input.dtype)) {
         return Status::invalid_argument("unexpected explicit tensor data for input tensor " +
-                                        of(input) + " of type '" +
-                                        std::string(contents_datatype(*wrong)) +
+                                        of(input) + " of type '" + std::string(*wrong) +
                                         "', expected datatype '" +
                                         std::string(dtype_name(input.dtype)) + "'");
       }
@@ -472,15 +368,22 @@ class Decoder {
         tensor.tensor.data = raw_[i];
       } else {
         const std::size_t offset = converted.size();
-        convert_contents(input, converted, tensor.tensor.data);
+        const std::span<const std::byte> view =
+            convert_typed_contents(input.all_contents(), input.dtype, converted);
+        if (input.merged.empty()) {
+          tensor.tensor.data = view;
+        } else {
+          // `merged` goes with this call.
+          converted.insert(converted.end(), view.begin(), view.end());
+        }
         if (converted.size() != offset) moved.push_back({i, offset});
       }
       request_.inputs.push_back(tensor);
     }
     if (raw_.size() > wire_inputs_.size()) {
-      return Status::invalid_argument(
-          "expected " + std::to_string(wire_inputs_.size()) + " raw_input_contents but got " +
-          std::to_string(raw_.size()) + " for model '" + std::string(request_.model_name) + "'");
+      return Status::invalid_argument("expected " + std::to_string(wire_inputs_.size()) +
+                                      " raw_input_contents but got " + std::to_string(raw_.size()) +
+                                      " for model '" + std::string(request_.model_name) + "'");
     }
     if (!moved.empty()) {
       request_.converted = BufferRef::allocate(converted.size());
@@ -496,21 +399,15 @@ class Decoder {
   }
 
   Request& request_;
+  std::unordered_set<std::string_view> names_;  // of many inputs; else empty
   // Reused from request to request on an I/O thread: decoding allocates nothing in the steady state.
-  static thread_local std::vector<WireInput> wire_inputs_storage_;
-  static thread_local std::vector<std::span<const std::byte>> raw_storage_;
-  std::vector<WireInput>& wire_inputs_ = cleared(wire_inputs_storage_);
-  std::vector<std::span<const std::byte>>& raw_ = cleared(raw_storage_);
-
-  template <class T>
-  static std::vector<T>& cleared(std::vector<T>& storage) {
-    storage.clear();
-    return storage;
-  }
+  // Empty between requests.
+  static thread_local std::vector<WireInput> wire_inputs_;
+  static thread_local std::vector<std::span<const std::byte>> raw_;
 };
 
-thread_local std::vector<WireInput> Decoder::wire_inputs_storage_;
-thread_local std::vector<std::span<const std::byte>> Decoder::raw_storage_;
+thread_local std::vector<WireInput> Decoder::wire_inputs_;
+thread_local std::vector<std::span<const std::byte>> Decoder::raw_;
 
 Status not_a_request() {
   // grpcio's text for a request that does not parse.

@@ -156,19 +156,24 @@ void KServeService::infer(Call& call, BufferRef message) {
   request->deadline = call.deadline();
   call.context = request.get();
   Status status = decode_infer_request(std::move(message), *request);
-  if (!status.ok()) return answer(std::move(request), std::move(status));
+  if (status.code() == StatusCode::kInternal) return answer(std::move(request), std::move(status));
+  // As in Triton, an unknown model is told before what is wrong with its request.
   const auto servable = routes_.get().find(request->model_name, request->model_version);
   if (!servable) return answer(std::move(request), servable.error());
+  if (!status.ok()) return answer(std::move(request), std::move(status));
   (*servable)->submit(std::move(request));
 }
 
 void KServeService::complete(RequestPtr request) noexcept {
   if (std::this_thread::get_id() == thread_) return respond(std::move(request));
+  // Once it is in the inbox, the loop may answer it and end: not before this thread is done with it.
+  completing_.fetch_add(1, std::memory_order_relaxed);
   {
     const std::lock_guard lock(mutex_);
     inbox_.push_back(std::move(request));
   }
   loop_.wake();
+  completing_.fetch_sub(1, std::memory_order_release);
 }
 
 void KServeService::on_wake() {

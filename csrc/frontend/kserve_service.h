@@ -34,8 +34,12 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   // Looks at the newest snapshots, so that this loop lets go of old ones.
   void refresh();
 
-  // Requests that have not come back yet.
-  std::size_t outstanding() const { return outstanding_.load(std::memory_order_acquire); }
+  // Requests that have not come back yet, and threads that are still bringing one: at 0 nobody but
+  // the loop uses this any more.
+  std::size_t outstanding() const {
+    const std::size_t requests = outstanding_.load(std::memory_order_acquire);
+    return requests + completing_.load(std::memory_order_acquire);
+  }
   // From the loop's thread, before it serves.
   void start();
 
@@ -60,6 +64,7 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   std::thread::id thread_;
   std::vector<std::unique_ptr<Request>> pool_;
   std::atomic<std::size_t> outstanding_{0};
+  std::atomic<std::size_t> completing_{0};
   std::string scratch_;
   std::vector<BodyPiece> pieces_;
   std::vector<RequestPtr> answered_;  // of this turn
