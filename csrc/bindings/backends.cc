@@ -24,6 +24,11 @@ Status call_python(const py::object& callable, const std::vector<TensorSpec>& in
                    const std::vector<TensorSpec>& output_specs,
                    const std::vector<std::optional<CallbackInput>>& inputs,
                    std::vector<BackendOutput>& outputs) {
+  struct Running {
+    Running() { running_python_model = true; }
+    ~Running() { running_python_model = false; }
+  };
+  const Running running;
   const py::gil_scoped_acquire gil;
   try {
     py::dict arguments;

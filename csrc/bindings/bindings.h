@@ -11,4 +11,8 @@ void bind_backends(pybind11::module_& module);  // Model, OpenVinoBackend, callb
 void bind_serving(pybind11::module_& module);   // ModelVersion, plan_cores, ...
 void bind_server(pybind11::module_& module);    // ServerOptions, CallInfo, Server
 
+// Set while this thread, an instance's, runs a Python model. What Python drops there must not wait for
+// instance threads: it would wait for itself.
+inline thread_local bool running_python_model = false;
+
 }  // namespace headrace

@@ -60,7 +60,8 @@ py::object bytes_array(const TensorView& tensor, uint64_t count) {
   const py::module_ numpy = py::module_::import("numpy");
   const py::object flat = numpy.attr("empty")(count, "O");
   flat[py::slice(py::none(), py::none(), py::none())] = elements;
-  return flat.attr("reshape")(py::cast(std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())));
+  return flat.attr("reshape")(
+      py::cast(std::vector<int64_t>(tensor.shape.begin(), tensor.shape.end())));
 }
 
 Result<BackendOutput> bytes_tensor(const py::array& array, Shape shape, const std::string& what) {

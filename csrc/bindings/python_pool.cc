@@ -3,6 +3,7 @@
 #include <pthread.h>
 
 #include <cstring>
+#include <system_error>
 #include <utility>
 
 #include "bindings/python_status.h"
@@ -13,9 +14,6 @@ namespace headrace {
 namespace {
 
 constexpr std::size_t kQueueBound = 4096;
-// A worker gives the GIL back after this many jobs.
-constexpr std::size_t kJobsPerHold = 64;
-
 PythonReply run_job(const PythonJob& job) {
   PythonReply reply{job.call_id, Status(), BufferRef(), job.info};
   try {
@@ -26,9 +24,11 @@ PythonReply run_job(const PythonJob& job) {
     std::memcpy(reply.message.data() + Call::kPrefixBytes, bytes.data(), bytes.size());
   } catch (const py::error_already_set& error) {
     // grpcio's text for a handler that raised.
-    reply.status = status_of_exception(error, StatusCode::kUnknown, "Exception calling application: ");
+    reply.status =
+        status_of_exception(error, StatusCode::kUnknown, "Exception calling application: ");
   } catch (const std::exception& error) {
-    reply.status = {StatusCode::kUnknown, std::string("Exception calling application: ") + error.what()};
+    reply.status = {StatusCode::kUnknown,
+                    std::string("Exception calling application: ") + error.what()};
   }
   return reply;
 }
@@ -60,15 +60,16 @@ void PythonReplies::on_wake() {
     if (call == nullptr) continue;  // the client is gone
     const CallInfo& info = *reply.info;
     if (reply.status.ok()) {
-      call->respond(std::move(reply.message), rest, &info.initial_metadata, &info.trailing_metadata);
+      call->respond(std::move(reply.message), rest, &info.initial_metadata,
+                    &info.trailing_metadata);
     } else {
       call->fail(reply.status, &info.trailing_metadata);
     }
   }
 }
 
-PythonPool::PythonPool(std::size_t threads, std::string name)
-    : size_(threads), name_(std::move(name)) {}
+PythonPool::PythonPool(std::size_t threads, std::size_t jobs_per_hold, std::string name)
+    : size_(threads), jobs_per_hold_(jobs_per_hold), name_(std::move(name)) {}
 
 PythonPool::~PythonPool() { stop(); }
 
@@ -77,9 +78,16 @@ bool PythonPool::submit(PythonJob job) {
     const std::lock_guard lock(mutex_);
     if (stopping_ || jobs_.size() >= kQueueBound) return false;
     jobs_.push_back(std::move(job));
-    // A thread at a time, while there is more work than threads: most servers need one.
-    if (threads_.size() < size_ && jobs_.size() > threads_.size()) {
-      threads_.emplace_back([this] { run(); });
+    // Only while there are more jobs than idle workers: most servers need one.
+    if (threads_.size() < size_ && jobs_.size() > idle_) {
+      try {
+        threads_.emplace_back([this] { run(); });
+      } catch (const std::system_error&) {  // no thread to be had: do with those there are
+        if (threads_.empty()) {
+          jobs_.pop_back();
+          return false;
+        }
+      }
     }
   }
   changed_.notify_one();
@@ -104,11 +112,13 @@ void PythonPool::run() {
   for (;;) {
     {
       std::unique_lock lock(mutex_);
+      ++idle_;
       changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+      --idle_;
       if (stopping_) return;
-      // A share of what waits: the others' handlers may block.
+      // A share of what waits: the others take theirs.
       const std::size_t share = (jobs_.size() + threads_.size() - 1) / threads_.size();
-      while (!jobs_.empty() && taken.size() < std::min(share, kJobsPerHold)) {
+      while (!jobs_.empty() && taken.size() < std::min(share, jobs_per_hold_)) {
         taken.push_back(std::move(jobs_.front()));
         jobs_.pop_front();
       }

@@ -1,5 +1,6 @@
 // PythonPool: the threads that run Python RPC handlers. I/O threads hand jobs over and never wait: for
-// the GIL or for a handler. A worker takes the GIL once for several jobs.
+// the GIL or for a handler. A worker takes the GIL once for up to `jobs_per_hold` jobs: 1 when handlers
+// may wait, or a job would wait behind one while other workers are idle.
 //
 // Threads: submit() from I/O threads; stop() from the control plane, without the GIL.
 #pragma once
@@ -65,7 +66,7 @@ struct PythonJob {
 
 class PythonPool {
  public:
-  PythonPool(std::size_t threads, std::string name);
+  PythonPool(std::size_t threads, std::size_t jobs_per_hold, std::string name);
   ~PythonPool();  // stop()
 
   // False when the queue is full or the pool has stopped: nothing was taken.
@@ -77,12 +78,14 @@ class PythonPool {
   void run();
 
   const std::size_t size_;
+  const std::size_t jobs_per_hold_;
   const std::string name_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<PythonJob> jobs_;       // guarded by mutex_
-  bool stopping_ = false;            // guarded by mutex_
-  std::vector<std::thread> threads_;  // started with the first job
+  std::deque<PythonJob> jobs_;        // guarded by mutex_
+  std::size_t idle_ = 0;              // guarded by mutex_; workers that wait for a job
+  bool stopping_ = false;             // guarded by mutex_
+  std::vector<std::thread> threads_;  // guarded by mutex_ until stopping_; started as jobs come
 };
 
 // Hands the calls of one method on one loop to a pool.

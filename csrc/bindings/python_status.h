@@ -3,6 +3,7 @@
 
 #include <pybind11/pybind11.h>
 
+#include "base/clock.h"
 #include "base/status.h"
 
 namespace headrace {
@@ -15,6 +16,9 @@ T value_or_raise(Result<T> result) {
   if (!result) raise_unless_ok(result.error());
   return *std::move(result);
 }
+
+// Python's seconds: 0 for what is negative or no number, the longest there is for what is too long.
+Nanoseconds nanoseconds_of(double seconds);
 
 // The Status of the Python exception that was caught: its `code` and `details` when it has them
 // (headrace.errors, grpc-like exceptions), `otherwise` with the exception's text if not. With the GIL.

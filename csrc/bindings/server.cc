@@ -25,9 +25,9 @@ py::list metadata_to_python(const Metadata& metadata) {
   py::list result;
   for (const auto& [name, value] : metadata) {
     if (!name.ends_with("-bin")) {
-      result.append(py::make_tuple(name, py::reinterpret_steal<py::str>(PyUnicode_DecodeLatin1(
-                                             value.data(), static_cast<py::ssize_t>(value.size()),
-                                             nullptr))));
+      result.append(py::make_tuple(
+          name, py::reinterpret_steal<py::str>(PyUnicode_DecodeLatin1(
+                    value.data(), static_cast<py::ssize_t>(value.size()), nullptr))));
       continue;
     }
     for (std::size_t start = 0; start <= value.size();) {
@@ -92,8 +92,8 @@ PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_thread
 class PyServer {
  public:
   explicit PyServer(const PyServerOptions& options)
-      : quick_(std::make_unique<PythonPool>(options.python_threads, "headrace-py")),
-        blocking_(std::make_unique<PythonPool>(kBlockingThreads, "headrace-pyblk")),
+      : quick_(std::make_unique<PythonPool>(options.python_threads, kJobsPerHold, "headrace-py")),
+        blocking_(std::make_unique<PythonPool>(kBlockingThreads, 1, "headrace-pyblk")),
         max_message_bytes_(options.core.max_message_bytes),
         server_(std::make_unique<Server>(options.core)) {}
 
@@ -143,8 +143,7 @@ class PyServer {
   }
 
   bool stop(double grace_s) {
-    const bool all_finished = server_->stop(
-        std::chrono::duration_cast<Nanoseconds>(std::chrono::duration<double>(grace_s)));
+    const bool all_finished = server_->stop(nanoseconds_of(grace_s));
     quick_->stop();
     blocking_->stop();
     return all_finished;
@@ -154,6 +153,8 @@ class PyServer {
 
  private:
   static constexpr std::size_t kBlockingThreads = 8;
+  // Quick handlers a hold of the GIL.
+  static constexpr std::size_t kJobsPerHold = 64;
   std::vector<std::unique_ptr<py::object>> handlers_;
   std::map<EventLoop*, std::shared_ptr<PythonReplies>> replies_;
   std::unique_ptr<PythonPool> quick_;
@@ -163,15 +164,13 @@ class PyServer {
 };
 
 py::dict statistics_of(const ServerCounters& counters) {
-  return py::dict("connections_open"_a = counters.connections_open,
-                  "connections_total"_a = counters.connections_total,
-                  "connections_refused"_a = counters.connections_refused,
-                  "calls_started"_a = counters.calls_started,
-                  "calls_finished"_a = counters.calls_finished,
-                  "calls_active"_a = counters.calls_active,
-                  "calls_by_code"_a = counters.calls_by_code,
-                  "bytes_received"_a = counters.bytes_received,
-                  "bytes_sent"_a = counters.bytes_sent);
+  return py::dict(
+      "connections_open"_a = counters.connections_open,
+      "connections_total"_a = counters.connections_total,
+      "connections_refused"_a = counters.connections_refused,
+      "calls_started"_a = counters.calls_started, "calls_finished"_a = counters.calls_finished,
+      "calls_active"_a = counters.calls_active, "calls_by_code"_a = counters.calls_by_code,
+      "bytes_received"_a = counters.bytes_received, "bytes_sent"_a = counters.bytes_sent);
 }
 
 }  // namespace
@@ -193,16 +192,18 @@ void bind_server(py::module_& module) {
            })
       .def("is_active",
            [](const CallInfo& self) { return !self.cancelled.load(std::memory_order_relaxed); })
-      .def("set_trailing_metadata",
-           [](CallInfo& self, const py::iterable& pairs) {
-             self.trailing_metadata = metadata_from_python(pairs);
-           },
-           "metadata"_a)
-      .def("send_initial_metadata",
-           [](CallInfo& self, const py::iterable& pairs) {
-             self.initial_metadata = metadata_from_python(pairs);
-           },
-           "metadata"_a);
+      .def(
+          "set_trailing_metadata",
+          [](CallInfo& self, const py::iterable& pairs) {
+            self.trailing_metadata = metadata_from_python(pairs);
+          },
+          "metadata"_a)
+      .def(
+          "send_initial_metadata",
+          [](CallInfo& self, const py::iterable& pairs) {
+            self.initial_metadata = metadata_from_python(pairs);
+          },
+          "metadata"_a);
   py::class_<PyServer>(module, "Server")
       .def(py::init<const PyServerOptions&>(), "options"_a)
       .def("add_method", &PyServer::add_method, "path"_a, "handler"_a, py::kw_only(),
@@ -210,12 +211,14 @@ void bind_server(py::module_& module) {
       .def("start", &PyServer::start)
       .def_property_readonly("port", [](PyServer& self) { return self.core().port(); })
       .def("publish", &PyServer::publish, "routes"_a)
-      .def("set_ready", [](PyServer& self, bool ready) { self.core().set_ready(ready); }, "ready"_a)
-      .def("set_health",
-           [](PyServer& self, const std::string& service, bool serving) {
-             self.core().set_health(service, serving);
-           },
-           "service"_a, "serving"_a)
+      .def(
+          "set_ready", [](PyServer& self, bool ready) { self.core().set_ready(ready); }, "ready"_a)
+      .def(
+          "set_health",
+          [](PyServer& self, const std::string& service, bool serving) {
+            self.core().set_health(service, serving);
+          },
+          "service"_a, "serving"_a)
       .def("stop", &PyServer::stop, "grace_s"_a = 30.0, py::call_guard<py::gil_scoped_release>())
       .def("statistics", [](PyServer& self) { return statistics_of(self.core().counters()); });
 }

@@ -2,6 +2,7 @@
 
 #include <condition_variable>
 #include <mutex>
+#include <thread>
 
 #include "bindings/bindings.h"
 #include "bindings/numpy_tensor.h"
@@ -21,13 +22,45 @@ Reaper& reaper() {
   return *instance;
 }
 
-// The answer to a request made in this process. It lives until both the caller and the request's
-// holder are done with it, whoever is last.
+// Inputs for a request, in wire form; `kept` owns the bytes the tensors view, `names` the names.
+struct Inputs {
+  std::vector<InputTensor> tensors;
+  std::vector<BufferRef> kept;
+  std::vector<std::string> names;
+};
+
+Inputs inputs_of(const ModelSpec& spec, const py::dict& arrays) {
+  Inputs inputs;
+  inputs.names.reserve(arrays.size());
+  for (const auto& [key, value] : arrays) {
+    inputs.names.push_back(py::str(key));
+    const std::string& name = inputs.names.back();
+    const std::optional<std::size_t> index = spec.find_input(name);
+    if (!index) {
+      // The model version's to refuse, with the protocol's text.
+      inputs.tensors.push_back({name, {}});
+      continue;
+    }
+    const DType dtype = spec.inputs[*index].dtype;
+    BackendOutput tensor = value_or_raise(tensor_of(value, dtype, "input '" + name + "'"));
+    inputs.kept.push_back(std::move(tensor.owner));
+    inputs.tensors.push_back({name, tensor.tensor});
+  }
+  return inputs;
+}
+
+// A request made in this process: what it views, and its answer. It lives until both the caller and the
+// request's holder are done with it, whoever is last.
 class PendingInfer final : public Completion, public std::enable_shared_from_this<PendingInfer> {
  public:
+  PendingInfer(Inputs inputs, std::vector<std::string> outputs)
+      : inputs_(std::move(inputs)), outputs_(std::move(outputs)) {}
+
   RequestPtr make_request() {
     self_ = shared_from_this();
     request_ = new Request(*this);
+    request_->inputs = inputs_.tensors;
+    for (const std::string& name : outputs_) request_->outputs.push_back({name, 0});
     return RequestPtr(request_);
   }
 
@@ -52,6 +85,8 @@ class PendingInfer final : public Completion, public std::enable_shared_from_thi
   }
 
  private:
+  const Inputs inputs_;
+  const std::vector<std::string> outputs_;
   std::shared_ptr<PendingInfer> self_;
   Request* request_ = nullptr;
   std::mutex mutex_;
@@ -59,54 +94,23 @@ class PendingInfer final : public Completion, public std::enable_shared_from_thi
   RequestPtr answered_;  // guarded by mutex_
 };
 
-// Inputs for a request, in wire form; `kept` owns the bytes the tensors view, `names` the names.
-struct Inputs {
-  std::vector<InputTensor> tensors;
-  std::vector<BufferRef> kept;
-  std::vector<std::string> names;
-};
-
-Inputs inputs_of(const ModelSpec& spec, const py::dict& arrays) {
-  Inputs inputs;
-  inputs.names.reserve(arrays.size());
-  for (const auto& [key, value] : arrays) {
-    inputs.names.push_back(py::str(key));
-    const std::string& name = inputs.names.back();
-    const std::optional<std::size_t> index = spec.find_input(name);
-    // An unknown name is the model version's to refuse, with the protocol's text.
-    const DType dtype = index ? spec.inputs[*index].dtype : DType::kFp32;
-    BackendOutput tensor = value_or_raise(tensor_of(value, dtype, "input '" + name + "'"));
-    inputs.kept.push_back(std::move(tensor.owner));
-    inputs.tensors.push_back({name, tensor.tensor});
-  }
-  return inputs;
-}
-
 py::dict infer(ModelVersion& version, const py::dict& arrays,
                const std::vector<std::string>& outputs, std::optional<double> timeout_s) {
-  const Inputs inputs = inputs_of(version.spec(), arrays);
-  const auto pending = std::make_shared<PendingInfer>();
+  const auto pending = std::make_shared<PendingInfer>(inputs_of(version.spec(), arrays), outputs);
   const Request* answered = nullptr;
   {
     const py::gil_scoped_release release;
     RequestPtr request = pending->make_request();
-    request->inputs = inputs.tensors;
-    for (const std::string& name : outputs) request->outputs.push_back({name, 0});
     request->model_name = version.spec().name;
     request->times.arrived = Clock::now();
     if (timeout_s) {
-      const auto timeout = std::chrono::duration<double>(*timeout_s);
-      request->deadline = saturating_add(Clock::now(),
-                                         std::chrono::duration_cast<Nanoseconds>(timeout));
+      request->deadline = saturating_add(request->times.arrived, nanoseconds_of(*timeout_s));
     }
     const TimePoint deadline = request->deadline;
     version.submit(std::move(request));
     answered = pending->wait_until(deadline);
-    if (answered == nullptr) {
-      // The request still views `inputs`: it must come back before they go.
-      answered = pending->wait_until(kNever);
-    }
   }
+  if (answered == nullptr) raise_unless_ok(Status::deadline_exceeded("Deadline Exceeded"));
   raise_unless_ok(answered->response.status);
   py::dict result;
   for (const OutputTensor& output : answered->response.outputs) {
@@ -119,8 +123,9 @@ py::dict infer(ModelVersion& version, const py::dict& arrays,
 py::tuple pair_of(const DurationStat& stat) { return py::make_tuple(stat.count, stat.ns); }
 
 py::dict histogram_of(const Histogram::Values& values) {
-  return py::dict("count"_a = values.count, "sum"_a = values.sum_ns,
-                  "buckets"_a = std::vector<uint64_t>(values.buckets.begin(), values.buckets.end()));
+  return py::dict(
+      "count"_a = values.count, "sum"_a = values.sum_ns,
+      "buckets"_a = std::vector<uint64_t>(values.buckets.begin(), values.buckets.end()));
 }
 
 py::dict statistics_of(const StatisticsValues& values) {
@@ -132,14 +137,13 @@ py::dict statistics_of(const StatisticsValues& values) {
     batches[py::int_(size)] =
         py::make_tuple(batch.executions, batch.input_ns, batch.infer_ns, batch.output_ns);
   }
-  py::dict result("last_inference_ms"_a = values.last_inference_ms,
-                  "inference_count"_a = values.inference_count,
-                  "execution_count"_a = values.execution_count,
-                  "success"_a = pair_of(values.success), "fail"_a = pair_of(values.fail),
-                  "queue"_a = pair_of(values.queue),
-                  "compute_input"_a = pair_of(values.compute_input),
-                  "compute_infer"_a = pair_of(values.compute_infer),
-                  "compute_output"_a = pair_of(values.compute_output));
+  py::dict result(
+      "last_inference_ms"_a = values.last_inference_ms,
+      "inference_count"_a = values.inference_count, "execution_count"_a = values.execution_count,
+      "success"_a = pair_of(values.success), "fail"_a = pair_of(values.fail),
+      "queue"_a = pair_of(values.queue), "compute_input"_a = pair_of(values.compute_input),
+      "compute_infer"_a = pair_of(values.compute_infer),
+      "compute_output"_a = pair_of(values.compute_output));
   result["failures"] = failures;
   result["batches"] = batches;
   result["request_ns"] = histogram_of(values.request_ns);
@@ -159,9 +163,14 @@ std::shared_ptr<ModelVersion> make_version(ModelSpec spec, std::shared_ptr<Model
   }();
   std::shared_ptr<ModelVersion> version = value_or_raise(std::move(result));
   // The end of a version joins its instance threads, which may wait for the GIL: whoever drops the
-  // last reference must not hold it meanwhile.
+  // last reference must not hold it meanwhile. A model that drops its own version leaves the waiting
+  // to another thread.
   ModelVersion* const raw = version.get();
   return {raw, [held = std::move(version)](ModelVersion*) mutable {
+            if (running_python_model) {
+              std::thread([last = std::move(held)]() mutable { last.reset(); }).detach();
+              return;
+            }
             if (PyGILState_Check() == 0) return held.reset();
             const py::gil_scoped_release release;
             held.reset();
@@ -171,7 +180,8 @@ std::shared_ptr<ModelVersion> make_version(ModelSpec spec, std::shared_ptr<Model
 std::vector<std::tuple<std::string, uint32_t, uint32_t>> plan(
     uint32_t cores, const std::vector<std::tuple<std::string, uint32_t, uint32_t>>& wanted) {
   std::vector<InstanceDemand> demands;
-  for (const auto& [model, instances, threads] : wanted) demands.push_back({model, instances, threads});
+  for (const auto& [model, instances, threads] : wanted)
+    demands.push_back({model, instances, threads});
   std::vector<std::tuple<std::string, uint32_t, uint32_t>> result;
   for (const InstancePlan& entry : plan_cores(cores, demands)) {
     result.emplace_back(entry.model, entry.instances, entry.threads);
@@ -202,10 +212,7 @@ void bind_serving(py::module_& module) {
           "close",
           [](ModelVersion& self, bool drain, std::optional<double> timeout_s) {
             TimePoint deadline = kNever;
-            if (timeout_s) {
-              deadline = saturating_add(Clock::now(), std::chrono::duration_cast<Nanoseconds>(
-                                                          std::chrono::duration<double>(*timeout_s)));
-            }
+            if (timeout_s) deadline = saturating_add(Clock::now(), nanoseconds_of(*timeout_s));
             return self.close(drain ? Batcher::Close::kDrain : Batcher::Close::kRefuse, deadline);
           },
           py::kw_only(), "drain"_a = true, "timeout_s"_a = py::none(),
@@ -218,7 +225,8 @@ void bind_serving(py::module_& module) {
       .def("statistics", [](const ModelVersion& self) { return statistics_of(self.statistics()); });
   module.def("histogram_bounds_ns", [] {
     std::vector<uint64_t> bounds;
-    for (std::size_t i = 0; i < Histogram::kBuckets; ++i) bounds.push_back(Histogram::upper_bound(i));
+    for (std::size_t i = 0; i < Histogram::kBuckets; ++i)
+      bounds.push_back(Histogram::upper_bound(i));
     return bounds;
   });
   module.def("available_cores", [] { return available_cores(); });

@@ -53,7 +53,8 @@ QueuePolicy make_queue_policy(const std::string& action, uint64_t default_timeou
   if (action == "DELAY") {
     policy.timeout_action = QueuePolicy::TimeoutAction::kDelay;
   } else if (action != "REJECT") {
-    raise_unless_ok(Status::invalid_argument("timeout_action is REJECT or DELAY, not '" + action + "'"));
+    raise_unless_ok(
+        Status::invalid_argument("timeout_action is REJECT or DELAY, not '" + action + "'"));
   }
   policy.default_timeout = Microseconds(default_timeout_us);
   policy.allow_timeout_override = allow_timeout_override;
