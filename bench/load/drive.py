@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import identity
-from servers import Server, ServerFailed
+from servers import Server, ServerFailedError
 
 __all__ = ["Driver", "Load"]
 
@@ -52,7 +52,7 @@ class Driver:
         """True when the server answers the measured call rightly."""
         try:
             result = self._run(server, "--requests=1", "--warm-up=0", infer=server.peer.infers)
-        except (ServerFailed, subprocess.TimeoutExpired):
+        except (ServerFailedError, subprocess.TimeoutExpired):
             return False
         return bool(result["right"] > 0 and result["wrong"] == 0)
 
@@ -81,7 +81,7 @@ class Driver:
         pid = [f"--server-pid={server.process.pid}"]
         try:
             return self._run(server, *times, *pid, *arguments, infer=infer)
-        except (ServerFailed, subprocess.TimeoutExpired) as error:
+        except (ServerFailedError, subprocess.TimeoutExpired) as error:
             return {"failed": str(error)}
 
     def _run(self, server: Server, *arguments: str, infer: bool = True) -> dict[str, Any]:
@@ -98,7 +98,7 @@ class Driver:
             timeout=self.load.duration_s + self.load.warm_up_s + 30,
         )
         if done.returncode != 0:
-            raise ServerFailed(done.stderr.strip() or f"loadgen exit status {done.returncode}")
+            raise ServerFailedError(done.stderr.strip() or f"loadgen exit status {done.returncode}")
         result: dict[str, Any] = json.loads(done.stdout)
         return result
 

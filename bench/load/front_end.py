@@ -118,7 +118,7 @@ def run_round(
                 ended = server.process.poll()
                 if ended is not None:
                     print(f"  {peer.name} died (status {ended}) under load:\n{server.tail()}")
-        except servers.ServerFailed as error:
+        except servers.ServerFailedError as error:
             print(f"  {peer.name}: {error}")
             results[peer.name] = {"start": {"failed": str(error)}}
             continue

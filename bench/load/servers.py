@@ -17,13 +17,13 @@ from pathlib import Path
 
 import identity
 
-__all__ = ["Peer", "Server", "ServerFailed", "peers", "running"]
+__all__ = ["Peer", "Server", "ServerFailedError", "peers", "running"]
 
 HERE = Path(__file__).resolve().parent
 OURS = ("headrace-openvino", "headrace-callback")
 
 
-class ServerFailed(Exception):
+class ServerFailedError(Exception):
     """A server did not come up, or died."""
 
 
@@ -184,7 +184,7 @@ def running(
 ) -> Iterator[Server]:
     """Starts a peer in an empty folder ``work`` and waits until ``ready``; stops it on leaving.
 
-    Raises ServerFailed with the end of the server's log.
+    Raises ServerFailedError with the end of the server's log.
     """
     work.mkdir(parents=True)
     port = _free_port()
@@ -198,9 +198,9 @@ def running(
         deadline = time.monotonic() + patience_s
         while not ready(server):
             if process.poll() is not None:
-                raise ServerFailed(f"{peer.name} ended by itself\n{server.tail()}")
+                raise ServerFailedError(f"{peer.name} ended by itself\n{server.tail()}")
             if time.monotonic() > deadline:
-                raise ServerFailed(
+                raise ServerFailedError(
                     f"{peer.name} not ready after {patience_s:.0f} s\n{server.tail()}"
                 )
             time.sleep(0.05)

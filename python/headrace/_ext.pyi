@@ -1,17 +1,16 @@
 """The C++ core, as Python sees it. `runtime.py` is the only module that imports it.
 
-Every failure raises `headrace.errors.HeadraceError` (a leaf a gRPC status code), made by the binding
-from the core's Status. Waits release the GIL. Datatype strings are KServe's ("FP32", "BYTES").
+Every failure raises `headrace.errors.HeadraceError` (a leaf a gRPC status code), made by the
+binding from the core's Status. Waits release the GIL. Datatype strings are KServe's ("FP32",
+"BYTES").
 
 NumPy arrays stand for tensors: dense dtypes as usual, C-contiguous; BYTES as object arrays of
-`bytes` (`str` is accepted on the way in and encoded as UTF-8); BF16 as uint16 bit patterns (NumPy has no
-bfloat16).
-"""
+`bytes` (`str` is accepted on the way in and encoded as UTF-8); BF16 as uint16 bit patterns
+(NumPy has no bfloat16)."""
 
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, final
 
-import numpy as np
 import numpy.typing as npt
 
 Array = npt.NDArray[Any]
@@ -41,7 +40,7 @@ class TensorSpec:
 
 @final
 class ModelSpec:
-    """The signature that clients see. `dims` exclude the batch dimension when max_batch_size > 0."""
+    """What clients see. `dims` exclude the batch dimension when max_batch_size > 0."""
 
     def __init__(
         self,
@@ -118,20 +117,26 @@ def callback_model(
     description: str = "Python callable",
 ) -> Model:
     """A model of as many instances as there are callables, each called with {input name: array}
-    (batch dimension first; a left-out optional input is missing) and answering {output name: array}.
-    What it raises becomes INTERNAL for the requests of that batch."""
+    (batch dimension first; a left-out optional input is missing) and answering {output name:
+    array}. What it raises becomes INTERNAL for the requests of that batch."""
 
 @final
 class ModelVersion:
     """A loaded version: signature, queue, instances. Life: warm_up -> start -> close."""
 
-    def __init__(self, spec: ModelSpec, model: Model, *, policy: BatchPolicy, instances: int) -> None: ...
+    def __init__(
+        self, spec: ModelSpec, model: Model, *, policy: BatchPolicy, instances: int
+    ) -> None: ...
     def warm_up(self, inputs: Mapping[str, Array]) -> None:
         """Runs once on every instance, before start(). Arrays carry the batch dimension."""
 
     def start(self) -> None: ...
     def infer(
-        self, inputs: Mapping[str, Array], *, outputs: Sequence[str] = (), timeout_s: float | None = None
+        self,
+        inputs: Mapping[str, Array],
+        *,
+        outputs: Sequence[str] = (),
+        timeout_s: float | None = None,
     ) -> dict[str, Array]:
         """One request from this process, through the queue and the batcher like any other."""
 
@@ -177,8 +182,8 @@ class ServerOptions:
         max_connections: int = 10000,
         python_threads: int = 4,
     ) -> None:
-        """port 0: any free one. io_threads 0: planned. max_message_bytes 0: 2 GiB - 1 for ModelInfer,
-        4 MiB for other methods."""
+        """port 0: any free one. io_threads 0: planned. max_message_bytes 0: 2 GiB - 1 for
+        ModelInfer, 4 MiB for other methods."""
 
 @final
 class CallInfo:
@@ -197,16 +202,17 @@ class CallInfo:
 
 @final
 class Server:
-    """The gRPC server. ModelInfer, ServerLive, ServerReady, ModelReady and health Check are answered
-    in C++; everything else by handlers added with add_method."""
+    """The gRPC server. ModelInfer, ServerLive, ServerReady, ModelReady and health Check are
+    answered in C++; everything else by handlers added with add_method."""
 
     def __init__(self, options: ServerOptions) -> None: ...
     def add_method(
         self, path: str, handler: Callable[[bytes, CallInfo], bytes], *, blocking: bool = False
     ) -> None:
-        """Before start(). `path` is "/package.Service/Method". Called on the Python pool; `blocking`
-        handlers (they may take long) get a pool of their own. An exception with `code` (int) and
-        `details` (str) attributes ends the call with that status, any other with UNKNOWN."""
+        """Before start(). `path` is "/package.Service/Method". Called on the Python pool;
+        `blocking` handlers (they may take long) get a pool of their own. An exception with
+        `code` (int) and `details` (str) attributes ends the call with that status, any other
+        with UNKNOWN."""
 
     def start(self) -> None:
         """Binds and serves. Raises UnavailableError naming the address when it cannot be bound."""
@@ -215,7 +221,8 @@ class Server:
     def port(self) -> int: ...
     def publish(self, routes: Mapping[str, Mapping[int, ModelVersion | None]]) -> None:
         """Replaces the route table whole: {model: {version: ready ModelVersion or None}}. Requests
-        without a version go to the highest ready one. Returns when no I/O thread uses the old table."""
+        without a version go to the highest ready one. Returns when no I/O thread uses the old
+        table."""
 
     def set_ready(self, ready: bool) -> None: ...
     def set_health(self, service: str, serving: bool) -> None: ...
@@ -225,4 +232,5 @@ class Server:
 
     def statistics(self) -> dict[str, Any]:
         """connections_open, connections_total, connections_refused, calls_started, calls_finished,
-        calls_active, bytes_received, bytes_sent: int; calls_by_code: list of 17 ints, by gRPC code."""
+        calls_active, bytes_received, bytes_sent: int; calls_by_code: list of 17 ints, by gRPC
+        code."""

@@ -30,24 +30,24 @@ def infer(request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferRespo
 
 
 class SyncService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    def ServerLive(
+    def ServerLive(  # noqa: N802 (the service's name)
         self, request: service_pb2.ServerLiveRequest, context: grpc.ServicerContext
     ) -> service_pb2.ServerLiveResponse:
         return service_pb2.ServerLiveResponse(live=True)
 
-    def ModelInfer(
+    def ModelInfer(  # noqa: N802 (the service's name)
         self, request: service_pb2.ModelInferRequest, context: grpc.ServicerContext
     ) -> service_pb2.ModelInferResponse:
         return infer(request)
 
 
 class AioService(service_pb2_grpc.GRPCInferenceServiceServicer):  # type: ignore[misc]
-    async def ServerLive(
+    async def ServerLive(  # noqa: N802 (the service's name)
         self, request: service_pb2.ServerLiveRequest, context: grpc.aio.ServicerContext
     ) -> service_pb2.ServerLiveResponse:
         return service_pb2.ServerLiveResponse(live=True)
 
-    async def ModelInfer(
+    async def ModelInfer(  # noqa: N802 (the service's name)
         self, request: service_pb2.ModelInferRequest, context: grpc.aio.ServicerContext
     ) -> service_pb2.ModelInferResponse:
         return infer(request)
