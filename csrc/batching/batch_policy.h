@@ -20,13 +20,13 @@ struct QueuePolicy {
     kDelay,   // serve it after every request that has not timed out
   };
   TimeoutAction timeout_action = TimeoutAction::kReject;
-  Nanoseconds default_timeout{0};      // 0 = none
+  Nanoseconds default_timeout{0};       // 0 = none
   bool allow_timeout_override = false;  // the request's `timeout` parameter may shorten it
   uint32_t max_queue_size = 0;          // requests; 0 = BatchPolicy::queue_bound
 };
 
 struct BatchPolicy {
-  int64_t max_rows = 1;                      // 1: requests are executed one by one
+  int64_t max_rows = 1;                       // 1: requests are executed one by one
   std::vector<int64_t> preferred_batch_size;  // ascending; empty: any size will do
   Nanoseconds max_queue_delay{0};
   bool preserve_ordering = false;
@@ -43,14 +43,15 @@ struct BatchPolicy {
 struct QueueView {
   const std::vector<int64_t>& cumulative_rows;  // ascending; [0] = rows of the oldest request
   TimePoint oldest_queued;
-  // Nothing that arrives later can join: the run is full, or a request that does not fit follows it.
+  // Nothing that arrives later can join: the run is full, or a request that does not fit follows
+  // it.
   bool closed = false;
   // The batcher is shutting down: take what is there.
   bool draining = false;
 };
 
 struct Cut {
-  std::size_t requests = 0;  // how many to take; 0: wait
+  std::size_t requests = 0;       // how many to take; 0: wait
   TimePoint wait_until = kNever;  // when to look again, if nothing arrives before
 };
 

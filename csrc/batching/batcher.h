@@ -6,13 +6,14 @@
 // Invariants: a request leaves the queue exactly once: in a batch, or refused (cancelled, deadline
 // passed, queue timeout, queue full, closed). Those that left early cost no execution.
 // A batch holds requests of equal row shapes and the same optional inputs, higher priority levels
-// first and in arrival order within a level; what does not fit ends the batch, so nothing is overtaken
-// within its level.
-// Cost: O(1) amortised a request (O(log n) with a deadline), no allocation once the queue has had its
-// greatest length; an instance is woken only when it waits and there is a batch for it.
+// first and in arrival order within a level; what does not fit ends the batch, so nothing is
+// overtaken within its level.
+// Cost: O(1) amortised a request (O(log n) with a deadline), no allocation once the queue has had
+// its greatest length; an instance is woken only when it waits and there is a batch for it.
 //
-//   if (TimePoint when = batcher.push(std::move(request)); when != kNever) reaper.wake_at(batcher, when);
-//   while (batcher.pull(batch)) { execute(batch); batch.clear(); }    // an instance thread
+//   const TimePoint when = batcher.push(std::move(request));     // an I/O thread
+//   if (when != kNever) reaper.wake_at(batcher, when);
+//   while (batcher.pull(batch)) { execute(batch); batch.clear(); }  // an instance thread
 #pragma once
 
 #include <condition_variable>
@@ -44,9 +45,9 @@ struct Batch {
 
 class Batcher {
  public:
-  // Takes each request that leaves the queue without a batch and answers it with the status: CANCELLED,
-  // DEADLINE_EXCEEDED or UNAVAILABLE. Called outside the lock, on the thread that noticed; must not
-  // block.
+  // Takes each request that leaves the queue without a batch and answers it with the status:
+  // CANCELLED, DEADLINE_EXCEEDED or UNAVAILABLE. Called outside the lock, on the thread that
+  // noticed; must not block.
   using Refuse = std::function<void(RequestPtr, Status)>;
   Batcher(BatchPolicy policy, Refuse refuse);
   ~Batcher();  // close(kRefuse)
@@ -61,9 +62,9 @@ class Batcher {
   // Fills an empty `batch`, which its caller keeps for the capacity of its vector.
   bool pull(Batch& batch);
 
-  // Refuses what is past its deadline or queue timeout, and some of what is cancelled (all, in queues
-  // of up to 64); returns when to call again (kNever: not before push() says so). For timeouts while
-  // every instance is busy.
+  // Refuses what is past its deadline or queue timeout, and some of what is cancelled (all, in
+  // queues of up to 64); returns when to call again (kNever: not before push() says so). For
+  // timeouts while every instance is busy.
   TimePoint expire(TimePoint now);
 
   // No more pushes; pulls go on until the queue is empty (drain) or everything queued is refused
@@ -84,8 +85,8 @@ class Batcher {
   std::unique_ptr<State> state_;
 };
 
-// Whether two requests may share a batch: equal row shapes of all inputs and the same set of optional
-// inputs.
+// Whether two requests may share a batch: equal row shapes of all inputs and the same set of
+// optional inputs.
 bool compatible(const Request& a, const Request& b);
 
 }  // namespace headrace

@@ -57,9 +57,8 @@ Status gather_input(const Batch& batch, const ModelSpec& spec, std::size_t input
       first.inputs[first.input_of[input]].tensor.shape.span().subspan(spec.batching() ? 1 : 0);
   const Shape shape = with_rows(
       spec, batch.rows,
-      tensor_spec.reshape
-          ? carry_dims(tensor_spec.dims, client_dims, *tensor_spec.reshape).span()
-          : client_dims);
+      tensor_spec.reshape ? carry_dims(tensor_spec.dims, client_dims, *tensor_spec.reshape).span()
+                          : client_dims);
 
   const Result<std::span<std::byte>> memory =
       instance.input(tensor_spec.backend_index, shape, bytes);

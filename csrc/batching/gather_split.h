@@ -16,11 +16,11 @@ namespace headrace {
 Status gather(const Batch& batch, const ModelSpec& spec, Instance& instance);
 
 // Fills `response.outputs` of every request with its rows of the outputs it asked for (all, when it
-// named none), in the order it named them. Responses are views into one block an output that the batch
-// shares: the backend's own when it has an owner, otherwise one copy. (One block a request would
-// cost an allocation a request, to free memory a little sooner.)
-// Errors: INTERNAL when an output's dtype, shape, batch dimension or byte size is not the spec's, or
-// it lies outside the memory of its owner. Then the responses are in no useful state.
+// named none), in the order it named them. Responses are views into one block an output that the
+// batch shares: the backend's own when it has an owner, otherwise one copy. (One block a request
+// would cost an allocation a request, to free memory a little sooner.) Errors: INTERNAL when an
+// output's dtype, shape, batch dimension or byte size is not the spec's, or it lies outside the
+// memory of its owner. Then the responses are in no useful state.
 Status split(Batch& batch, const ModelSpec& spec, Instance& instance);
 
 }  // namespace headrace

@@ -213,7 +213,8 @@ void RequestQueue::extend_run(Refused& refused) {
       continue;
     }
     const int64_t rows = run_.rows.empty() ? 0 : run_.rows.back();
-    // A first request of more than max_rows goes alone: then the model batches only within requests.
+    // A first request of more than max_rows goes alone: then the model batches only within
+    // requests.
     if (!run_.rows.empty() && (request.rows > policy_.max_rows - rows ||
                                !compatible(*slots_[first_from(0)].request, request))) {
       run_.blocker = index;

@@ -3,9 +3,9 @@
 //
 // Threads: none of its own; the Batcher calls it under its lock. Refused requests are collected in
 // `refused` and answered by the Batcher after the lock.
-// Invariants: each level has two FIFO lists, timely and delayed (TimeoutAction::kDelay); batches are cut in
-// list order: level 1 timely, level 1 delayed, level 2 timely, ... Requests sit in slots whose numbers
-// are reused, so nothing is allocated once the queue has had its greatest length.
+// Invariants: each level has two FIFO lists, timely and delayed (TimeoutAction::kDelay); batches
+// are cut in list order: level 1 timely, level 1 delayed, level 2 timely, ... Requests sit in slots
+// whose numbers are reused, so nothing is allocated once the queue has had its greatest length.
 #pragma once
 
 #include <cstddef>
@@ -47,7 +47,8 @@ class RequestQueue {
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
-  static constexpr std::size_t kScan = 64;  // cancelled flags read by a push that finds the queue full
+  static constexpr std::size_t kScan =
+      64;  // cancelled flags read by a push that finds the queue full
 
   struct Slot {
     RequestPtr request;
@@ -69,8 +70,8 @@ class RequestQueue {
     uint32_t slot;
     uint32_t generation;
   };
-  // The longest run of compatible requests from the head, grown as requests arrive and started anew when
-  // one of it leaves or one arrives ahead of its end.
+  // The longest run of compatible requests from the head, grown as requests arrive and started anew
+  // when one of it leaves or one arrives ahead of its end.
   struct Run {
     uint64_t number = 1;
     std::vector<int64_t> rows;  // cumulative
@@ -97,8 +98,8 @@ class RequestQueue {
   const BatchPolicy& policy_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_slots_;
-  std::vector<List> lists_;        // two a level
-  std::vector<Expiry> expiries_;   // a heap, the earliest in front; stale entries are dropped late
+  std::vector<List> lists_;       // two a level
+  std::vector<Expiry> expiries_;  // a heap, the earliest in front; stale entries are dropped late
   std::size_t size_ = 0;
   Run run_;
 };

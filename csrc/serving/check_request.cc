@@ -32,7 +32,16 @@ class Checker {
     const std::string id = request_.id.empty() ? "<id_unknown>" : std::string(request_.id);
     return Status::invalid_argument("[request id: " + id + "] " + text);
   }
-  static std::string quoted(std::string_view name) { return "'" + std::string(name) + "'"; }
+  static std::string quoted(std::string_view name) {
+    std::string text = "'";
+    text += name;
+    text += '\'';
+    return text;
+  }
+  static void add_name(std::string& list, std::string_view name) {
+    if (!list.empty()) list += ',';
+    list += quoted(name);
+  }
   std::string for_model() const { return " for model '" + spec_.name + "'"; }
 
   Status check_outputs() const {
@@ -101,24 +110,23 @@ class Checker {
     std::string got;
     std::string missing;
     for (std::size_t i = 0; i < std::min(request_.inputs.size(), kNamed); ++i) {
-      got += (got.empty() ? "" : ",") + quoted(request_.inputs[i].name);
+      add_name(got, request_.inputs[i].name);
     }
     if (request_.inputs.size() > kNamed) got += ",...";
     for (const TensorSpec& input : spec_.inputs) {
       const bool given =
           std::any_of(request_.inputs.begin(), request_.inputs.end(),
                       [&](const InputTensor& tensor) { return tensor.name == input.name; });
-      if (!input.optional && !given) missing += (missing.empty() ? "" : ",") + quoted(input.name);
+      if (!input.optional && !given) add_name(missing, input.name);
     }
     const std::size_t all = spec_.inputs.size();
-    const std::string expected =
-        required == all ? "expected " + std::to_string(all) + " inputs"
-                        : "expected number of inputs between " + std::to_string(required) +
-                              " and " + std::to_string(all);
+    const std::string expected = required == all
+                                     ? "expected " + std::to_string(all) + " inputs"
+                                     : "expected number of inputs between " +
+                                           std::to_string(required) + " and " + std::to_string(all);
     return invalid(expected + " but got " + std::to_string(request_.inputs.size()) + " inputs" +
-                   for_model() + ". Got input(s) [" + got +
-                   "], but missing required input(s) [" + missing +
-                   "]. Please provide all required input(s).");
+                   for_model() + ". Got input(s) [" + got + "], but missing required input(s) [" +
+                   missing + "]. Please provide all required input(s).");
   }
 
   Status check_rows() {
@@ -160,8 +168,7 @@ class Checker {
                      std::string(dtype_name(tensor.dtype)) + "', but model '" + spec_.name +
                      "' expects '" + std::string(dtype_name(expected.dtype)) + "'");
     }
-    const std::span<const int64_t> dims =
-        tensor.shape.span().subspan(spec_.batching() ? 1 : 0);
+    const std::span<const int64_t> dims = tensor.shape.span().subspan(spec_.batching() ? 1 : 0);
     bool matches = dims.size() == expected.dims.size();
     for (std::size_t i = 0; matches && i < dims.size(); ++i) {
       if (dims[i] < 0) return unspecified(expected.name, tensor.shape);

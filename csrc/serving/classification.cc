@@ -85,21 +85,34 @@ void append_top(std::span<const std::byte> row, std::size_t n, std::size_t k,
 
 auto appender(DType dtype) -> decltype(&append_top<float>) {
   switch (dtype) {
-    case DType::kUint8: return &append_top<uint8_t>;
-    case DType::kUint16: return &append_top<uint16_t>;
-    case DType::kUint32: return &append_top<uint32_t>;
-    case DType::kUint64: return &append_top<uint64_t>;
-    case DType::kInt8: return &append_top<int8_t>;
-    case DType::kInt16: return &append_top<int16_t>;
-    case DType::kInt32: return &append_top<int32_t>;
-    case DType::kInt64: return &append_top<int64_t>;
-    case DType::kFp16: return &append_top<Half>;
-    case DType::kBf16: return &append_top<BFloat16>;
-    case DType::kFp32: return &append_top<float>;
-    case DType::kFp64: return &append_top<double>;
+    case DType::kUint8:
+      return &append_top<uint8_t>;
+    case DType::kUint16:
+      return &append_top<uint16_t>;
+    case DType::kUint32:
+      return &append_top<uint32_t>;
+    case DType::kUint64:
+      return &append_top<uint64_t>;
+    case DType::kInt8:
+      return &append_top<int8_t>;
+    case DType::kInt16:
+      return &append_top<int16_t>;
+    case DType::kInt32:
+      return &append_top<int32_t>;
+    case DType::kInt64:
+      return &append_top<int64_t>;
+    case DType::kFp16:
+      return &append_top<Half>;
+    case DType::kBf16:
+      return &append_top<BFloat16>;
+    case DType::kFp32:
+      return &append_top<float>;
+    case DType::kFp64:
+      return &append_top<double>;
     case DType::kBool:
     case DType::kBytes:
-    case DType::kInvalid: return nullptr;
+    case DType::kInvalid:
+      return nullptr;
   }
   return nullptr;
 }
@@ -115,7 +128,8 @@ Status classify(const TensorSpec& spec, bool batching, int64_t k, OutputTensor& 
                                     std::string(dtype_name(tensor.dtype)) + "'");
   }
   const std::size_t rows = batching ? static_cast<std::size_t>(tensor.shape[0]) : 1;
-  const std::size_t n = tensor.data.size() / dtype_size(tensor.dtype) / std::max<std::size_t>(rows, 1);
+  const std::size_t n =
+      tensor.data.size() / dtype_size(tensor.dtype) / std::max<std::size_t>(rows, 1);
   const std::size_t top = std::min<uint64_t>(static_cast<uint64_t>(k), n);
 
   std::string elements;

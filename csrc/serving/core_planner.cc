@@ -63,7 +63,8 @@ std::optional<uint32_t> cgroup_cores(const std::string& cgroup_root,
     const std::size_t first = line.find(':');
     const std::size_t second = first == std::string::npos ? first : line.find(':', first + 1);
     if (second == std::string::npos) continue;
-    const std::string controllers = "," + line.substr(first + 1, second - first - 1) + ",";
+    std::string controllers = line.substr(first, second - first + 1);  // ":cpu,cpuacct:"
+    std::replace(controllers.begin(), controllers.end(), ':', ',');
     std::string path = line.substr(second + 1);
     // A group outside of our cgroup namespace shows as "/../..": not visible from here.
     if (path.find("..") != std::string::npos) path.clear();

@@ -1,5 +1,5 @@
-// ModelStatistics: what a model version counted, with Triton's counting rules: a batch of n requests
-// is one execution, n successes, `rows` inferences.
+// ModelStatistics: what a model version counted, with Triton's counting rules: a batch of n
+// requests is one execution, n successes, `rows` inferences.
 //
 // Threads: record() from any thread (relaxed atomics); read() from any.
 #pragma once
@@ -43,8 +43,8 @@ struct StatisticsValues {
 
 class ModelStatistics {
  public:
-  // A batch that was executed, before its requests are answered. `batch_times` are the stamps they share.
-  // The compute durations of its requests are counted here, at once.
+  // A batch that was executed, before its requests are answered. `batch_times` are the stamps they
+  // share. The compute durations of its requests are counted here, at once.
   void record_batch(int64_t rows, std::size_t requests, const RequestTimes& batch_times);
   // One request of it.
   void record_success(const RequestTimes& times);
@@ -71,7 +71,7 @@ class ModelStatistics {
   std::array<std::atomic<uint64_t>, kFailureReasons> failures_{};
   Histogram request_ns_, queue_ns_, infer_ns_;
 
-  mutable std::mutex mutex_;                       // taken once a batch, by instance threads
+  mutable std::mutex mutex_;                        // taken once a batch, by instance threads
   std::map<int64_t, BatchSizeStatistics> batches_;  // guarded by mutex_
 };
 

@@ -70,11 +70,11 @@ ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
     gate_ = std::make_unique<ReleaseGate>(
         [this](std::vector<RequestPtr>& requests) { deliver(requests); });
   }
-  batcher_ = std::make_unique<Batcher>(
-      std::move(options.batch), [this](RequestPtr request, Status status) {
-        const FailureReason reason = reason_of(status);
-        refuse(std::move(request), std::move(status), reason);
-      });
+  batcher_ = std::make_unique<Batcher>(std::move(options.batch),
+                                       [this](RequestPtr request, Status status) {
+                                         const FailureReason reason = reason_of(status);
+                                         refuse(std::move(request), std::move(status), reason);
+                                       });
   reaper_.add(*batcher_);
 }
 
@@ -104,8 +104,8 @@ void ModelVersion::start() {
     threads_.emplace_back([this, i] { run_instance(*instances_[i]); });
     ++running_;
     // At most 15 characters; the number matters more than the name's end.
-    const std::string number = ":" + std::to_string(i);
-    const std::string name = spec_->name.substr(0, 15 - number.size()) + number;
+    const std::string number = std::to_string(i);
+    const std::string name = spec_->name.substr(0, 14 - number.size()) + ':' + number;
     pthread_setname_np(threads_.back().native_handle(), name.c_str());
   }
 }

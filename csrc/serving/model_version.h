@@ -3,11 +3,12 @@
 // queue), queues it, and answers it from an instance thread.
 //
 // Life: create -> warm_up (each instance, on the loader's thread) -> start -> [serves] -> close.
-// Threads: submit() from any I/O thread; the rest from the control plane, one call at a time, never from
-// an instance thread (it would wait for itself).
+// Threads: submit() from any I/O thread; the rest from the control plane, one call at a time, never
+// from an instance thread (it would wait for itself).
 // Invariants: after start() every submitted request is answered exactly once, also through close()
-// and backend failures; no instance thread is left after close(), and no submitted request unanswered.
-// A request that makes its batch fail fails alone: its batch-mates are executed again, each by itself.
+// and backend failures; no instance thread is left after close(), and no submitted request
+// unanswered. A request that makes its batch fail fails alone: its batch-mates are executed again,
+// each by itself.
 //
 //   Result<std::shared_ptr<ModelVersion>> version = ModelVersion::create(spec, options, model);
 //   (*version)->warm_up(inputs);
@@ -16,8 +17,8 @@
 #pragma once
 
 #include <atomic>
-#include <cstddef>
 #include <condition_variable>
+#include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
@@ -48,8 +49,8 @@ class ModelVersion final : public Servable {
                                                       std::shared_ptr<Model> model, Reaper& reaper);
   ~ModelVersion() override;  // close(kRefuse)
 
-  // Runs the inputs (by name, batch dimension included) once on every instance, before start(). They
-  // are checked like a request's. Errors: the check's, or the backend's.
+  // Runs the inputs (by name, batch dimension included) once on every instance, before start().
+  // They are checked like a request's. Errors: the check's, or the backend's.
   Status warm_up(const std::vector<InputTensor>& inputs);
   // Starts the instance threads. Requests submitted before wait in the queue. Throws
   // std::system_error when the system gives no thread; close() is then still right.
@@ -72,7 +73,8 @@ class ModelVersion final : public Servable {
   std::size_t instances() const { return instances_.size(); }
 
  private:
-  ModelVersion(ModelSpec spec, ModelVersionOptions options, std::shared_ptr<Model> model, Reaper& reaper);
+  ModelVersion(ModelSpec spec, ModelVersionOptions options, std::shared_ptr<Model> model,
+               Reaper& reaper);
   void run_instance(Instance& instance);
   // Fills the response of every request of the batch, good or bad, and counts it.
   void execute(Batch& batch, Instance& instance);
@@ -89,8 +91,8 @@ class ModelVersion final : public Servable {
   std::shared_ptr<Model> model_;
   Reaper& reaper_;
   ModelStatistics statistics_;
-  // Counted from submit() on. An instance's answers leave it before they are sent, so that who has an
-  // answer finds it not counted; refusals after, so that at 0 no answer is under way outside the
+  // Counted from submit() on. An instance's answers leave it before they are sent, so that who has
+  // an answer finds it not counted; refusals after, so that at 0 no answer is under way outside the
   // instance threads, which close() joins.
   std::atomic<std::size_t> in_flight_{0};
   std::atomic<bool> closed_{false};  // refuses early, so that close() need not outwait new submits

@@ -6,7 +6,9 @@
 
 namespace headrace {
 
-Reaper::Reaper() : thread_([this] { run(); }) { pthread_setname_np(thread_.native_handle(), "reaper"); }
+Reaper::Reaper() : thread_([this] { run(); }) {
+  pthread_setname_np(thread_.native_handle(), "reaper");
+}
 
 Reaper::~Reaper() {
   {

@@ -1,8 +1,8 @@
 // Reaper: one thread that makes every Batcher drop what timed out while all its instances are busy.
 // It sleeps until the earliest timeout that a batcher told it.
 //
-// Threads: every member from any thread. remove() returns only when the batcher is not in use here, so
-// not from an answer that the reaper gives.
+// Threads: every member from any thread. remove() returns only when the batcher is not in use here,
+// so not from an answer that the reaper gives.
 #pragma once
 
 #include <condition_variable>
@@ -35,9 +35,9 @@ class Reaper {
   std::mutex mutex_;
   std::condition_variable changed_;
   std::unordered_map<Batcher*, TimePoint> next_;  // guarded by mutex_
-  Batcher* expiring_ = nullptr;                   // guarded by mutex_; expire() runs on it, unlocked
-  TimePoint sleeping_until_ = kNever;             // guarded by mutex_
-  bool stopping_ = false;                         // guarded by mutex_
+  Batcher* expiring_ = nullptr;        // guarded by mutex_; expire() runs on it, unlocked
+  TimePoint sleeping_until_ = kNever;  // guarded by mutex_
+  bool stopping_ = false;              // guarded by mutex_
   std::thread thread_;
 };
 

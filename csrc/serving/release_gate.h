@@ -1,8 +1,8 @@
-// ReleaseGate: hands on finished batches in the order in which they were pulled, whatever the order in
-// which several instances finish them (config.pbtxt `preserve_ordering`).
+// ReleaseGate: hands on finished batches in the order in which they were pulled, whatever the order
+// in which several instances finish them (config.pbtxt `preserve_ordering`).
 //
-// Threads: release() from any. Invariant: every sequence number from 0 on is released exactly once; the
-// thread that brings the next one hands on all that waited for it.
+// Threads: release() from any. Invariant: every sequence number from 0 on is released exactly once;
+// the thread that brings the next one hands on all that waited for it.
 #pragma once
 
 #include <cstdint>
@@ -20,7 +20,8 @@ class ReleaseGate {
   using HandOn = std::function<void(std::vector<RequestPtr>&)>;
   explicit ReleaseGate(HandOn hand_on) : hand_on_(std::move(hand_on)) {}
 
-  // Takes the requests of batch `sequence` and hands them on, now or from another thread's release().
+  // Takes the requests of batch `sequence` and hands them on, now or from another thread's
+  // release().
   void release(uint64_t sequence, std::vector<RequestPtr> requests);
 
  private:

@@ -19,7 +19,8 @@ std::string tensor_text(Side side, const TensorSpec& tensor) {
   return (side == Side::kInput ? "input '" : "output '") + tensor.name + "'";
 }
 
-// Elements of the fixed dims, and how many are -1. Overflow counts as 0 elements, which fits nothing.
+// Elements of the fixed dims, and how many are -1. Overflow counts as 0 elements, which fits
+// nothing.
 std::pair<uint64_t, std::size_t> fixed_elements(const std::vector<int64_t>& dims) {
   uint64_t elements = 1;
   std::size_t dynamic = 0;
@@ -73,8 +74,7 @@ Status check_fit(const ModelSpec& spec, Side side, const TensorSpec& tensor,
     const int64_t model_dim = theirs.dims[i];
     const bool row_by_row = i == 0 && spec.max_batch_size == 1 && model_dim == 1;
     // An output may be configured looser than the model makes it, the batch dimension may not.
-    const bool looser =
-        side == Side::kOutput && ours[i] == -1 && !(i == 0 && spec.batching());
+    const bool looser = side == Side::kOutput && ours[i] == -1 && !(i == 0 && spec.batching());
     fits = model_dim == -1 || model_dim == ours[i] || row_by_row || looser;
   }
   if (fits) return {};
@@ -98,9 +98,8 @@ Status bind_side(ModelSpec& spec, Side side, std::vector<TensorSpec>& ours,
                     [&](const TensorSpec& other) { return other.name == tensor.name; })) {
       return invalid(spec, tensor_text(side, tensor) + " is configured twice");
     }
-    const auto found = std::find_if(theirs.begin(), theirs.end(), [&](const TensorSpec& t) {
-      return t.name == tensor.name;
-    });
+    const auto found = std::find_if(theirs.begin(), theirs.end(),
+                                    [&](const TensorSpec& t) { return t.name == tensor.name; });
     if (found == theirs.end()) {
       std::string names;
       for (const TensorSpec& t : theirs) names += (names.empty() ? "'" : ", '") + t.name + "'";
@@ -132,8 +131,9 @@ Status bind_signature(ModelSpec& spec, const Model& model) {
   }
   for (const TensorSpec& theirs : model.inputs()) {
     if (!spec.find_input(theirs.name)) {
-      return invalid(spec, "input '" + theirs.name + "' of the model is missing from its "
-                           "configuration");
+      return invalid(spec, "input '" + theirs.name +
+                               "' of the model is missing from its "
+                               "configuration");
     }
   }
   return bind_side(spec, Side::kOutput, spec.outputs, model.outputs());

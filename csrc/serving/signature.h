@@ -1,6 +1,6 @@
-// Signature: whether a ModelSpec (from config.pbtxt, or completed from the artifact) and a batch policy
-// suit the model that was loaded. Errors name the tensor or the setting, for the person who wrote the
-// configuration. Pure; any thread.
+// Signature: whether a ModelSpec (from config.pbtxt, or completed from the artifact) and a batch
+// policy suit the model that was loaded. Errors name the tensor or the setting, for the person who
+// wrote the configuration. Pure; any thread.
 #pragma once
 
 #include "backends/backend.h"

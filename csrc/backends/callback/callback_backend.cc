@@ -90,8 +90,8 @@ class CallbackModel final : public Model {
  public:
   CallbackModel(std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
                 std::vector<Callback> callbacks, std::string description)
-      : signature_(std::make_shared<const Signature>(
-            Signature{std::move(inputs), std::move(outputs)})),
+      : signature_(
+            std::make_shared<const Signature>(Signature{std::move(inputs), std::move(outputs)})),
         callbacks_(std::move(callbacks)),
         description_(std::move(description)) {}
 
@@ -102,9 +102,9 @@ class CallbackModel final : public Model {
   Result<std::unique_ptr<Instance>> make_instance() override {
     const std::size_t index = next_.fetch_add(1, std::memory_order_relaxed);
     if (index >= callbacks_.size()) {
-      return Status::invalid_argument("a model of " + std::to_string(callbacks_.size()) +
-                                      " callables cannot make instance " +
-                                      std::to_string(index + 1) + "; pass one callable an instance");
+      return Status::invalid_argument(
+          "a model of " + std::to_string(callbacks_.size()) + " callables cannot make instance " +
+          std::to_string(index + 1) + "; pass one callable an instance");
     }
     return std::unique_ptr<Instance>(
         std::make_unique<CallbackInstance>(signature_, callbacks_[index]));

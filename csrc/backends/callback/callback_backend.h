@@ -1,5 +1,5 @@
-// Callback backend: a model is a C++ function. bindings/ wraps a Python callable in one; onnxruntime
-// and torch ride on that. Tests use it as the smallest real model.
+// Callback backend: a model is a C++ function. bindings/ wraps a Python callable in one;
+// onnxruntime and torch ride on that. Tests use it as the smallest real model.
 #pragma once
 
 #include <functional>
@@ -12,21 +12,24 @@
 
 namespace headrace {
 
-// An input of a batch; `owner` may be kept by the callee beyond the call (the memory is fresh each run).
+// An input of a batch; `owner` may be kept by the callee beyond the call (the memory is fresh each
+// run).
 struct CallbackInput {
   TensorView tensor;
   BufferRef owner;
 };
 
 // inputs[i] is the model's input i, nullopt when the batch left it out. The callee puts one
-// BackendOutput an output, in the model's order; every one with an owner. Called on the instance's thread.
-// Exceptions must not leave it.
+// BackendOutput an output, in the model's order; every one with an owner. Called on the instance's
+// thread. Exceptions must not leave it.
 using Callback = std::function<Status(const std::vector<std::optional<CallbackInput>>& inputs,
                                       std::vector<BackendOutput>& outputs)>;
 
-// A model of as many instances as there are callbacks. `inputs` and `outputs` with the batch dimension.
+// A model of as many instances as there are callbacks. `inputs` and `outputs` with the batch
+// dimension.
 std::shared_ptr<Model> make_callback_model(std::vector<TensorSpec> inputs,
                                            std::vector<TensorSpec> outputs,
-                                           std::vector<Callback> callbacks, std::string description);
+                                           std::vector<Callback> callbacks,
+                                           std::string description);
 
 }  // namespace headrace

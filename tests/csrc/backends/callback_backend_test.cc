@@ -14,9 +14,9 @@ using headrace::testing::text_of;
 namespace {
 
 std::unique_ptr<Instance> instance_of(Callback callback) {
-  const auto model =
-      make_callback_model({tensor_spec("X", DType::kInt8, {-1, 2}), tensor_spec("M", DType::kInt8, {-1})},
-                          {tensor_spec("Y", DType::kInt8, {-1, 2})}, {std::move(callback)}, "test");
+  const auto model = make_callback_model(
+      {tensor_spec("X", DType::kInt8, {-1, 2}), tensor_spec("M", DType::kInt8, {-1})},
+      {tensor_spec("Y", DType::kInt8, {-1, 2})}, {std::move(callback)}, "test");
   Result<std::unique_ptr<Instance>> instance = model->make_instance();
   REQUIRE(instance);
   CHECK_FALSE(model->make_instance());  // one callable, one instance

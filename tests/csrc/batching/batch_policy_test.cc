@@ -16,7 +16,7 @@ struct Case {
   std::vector<int64_t> cumulative;
   bool closed;
   bool draining;
-  Nanoseconds age;  // of the oldest request
+  Nanoseconds age;       // of the oldest request
   std::size_t requests;  // 0: waits
 };
 

@@ -143,7 +143,8 @@ TEST_CASE("an instance that waits out a delay takes the batch when it fills up, 
   CHECK(sizes == std::vector<std::size_t>{4, 4});
 }
 
-TEST_CASE("property: every request is answered once, under producers, cancels, deadlines and close") {
+TEST_CASE(
+    "property: every request is answered once, under producers, cancels, deadlines and close") {
   for (const Batcher::Close how : {Batcher::Close::kDrain, Batcher::Close::kRefuse}) {
     for (const Nanoseconds delay : {Nanoseconds(0us), Nanoseconds(50us)}) {
       constexpr uint64_t kProducers = 4;

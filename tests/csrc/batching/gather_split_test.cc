@@ -17,7 +17,8 @@ constexpr std::array kDtypes = {DType::kBool,  DType::kUint8, DType::kInt16, DTy
                                 DType::kInt32, DType::kFp32,  DType::kInt64, DType::kFp64,
                                 DType::kBf16,  DType::kBytes};
 
-// Answers with what it was given: output i is input i. `owned`: with an owner, or from its own memory.
+// Answers with what it was given: output i is input i. `owned`: with an owner, or from its own
+// memory.
 class IdentityInstance final : public Instance {
  public:
   IdentityInstance(std::vector<DType> dtypes, bool owned)
@@ -91,7 +92,8 @@ struct Fixture {
     spec.outputs = {tensor_spec("Y", dtype, dims)};
   }
   Request& add(Shape shape, std::string bytes) {
-    batch.requests.push_back(make_request(collector, {{"X", spec.inputs[0].dtype, shape, std::move(bytes)}}));
+    batch.requests.push_back(
+        make_request(collector, {{"X", spec.inputs[0].dtype, shape, std::move(bytes)}}));
     bind(spec, *batch.requests.back());
     batch.rows += batch.requests.back()->rows;
     return *batch.requests.back();
@@ -176,8 +178,8 @@ TEST_CASE("property: split after gather is the identity") {
       const std::vector<OutputTensor>& outputs = request.response.outputs;
       REQUIRE(outputs.size() == (request.outputs.empty() ? tensors : request.outputs.size()));
       for (std::size_t o = 0; o < outputs.size(); ++o) {
-        const std::string name = request.outputs.empty() ? spec.outputs[o].name
-                                                         : std::string(request.outputs[o].name);
+        const std::string name =
+            request.outputs.empty() ? spec.outputs[o].name : std::string(request.outputs[o].name);
         const TestInput& input = sent[r][*spec.find_output(name)];
         CHECK(outputs[o].name == name);
         CHECK(outputs[o].tensor.dtype == input.dtype);
@@ -242,16 +244,27 @@ TEST_CASE("what a backend answers wrongly is INTERNAL and says what is wrong") {
   };
   const std::vector<Case> cases = {
       {DType::kInt8, [](BackendOutput& o) { o.tensor.dtype = DType::kFp32; }, "data-type 'FP32'"},
-      {DType::kInt8, [](BackendOutput& o) { o.tensor.shape = {3, 2}; }, "shape [3,2], expected [2,2]"},
-      {DType::kInt8, [](BackendOutput& o) { o.tensor.shape = {2, 3}; }, "shape [2,3]"},
+      {DType::kInt8,
+       [](BackendOutput& o) {
+         o.tensor.shape = {3, 2};
+       },
+       "shape [3,2], expected [2,2]"},
+      {DType::kInt8,
+       [](BackendOutput& o) {
+         o.tensor.shape = {2, 3};
+       },
+       "shape [2,3]"},
       {DType::kInt8, [](BackendOutput& o) { o.tensor.shape = {2}; }, "shape [2]"},
       {DType::kInt8, [](BackendOutput& o) { o.tensor.shape = {}; }, "shape []"},
-      {DType::kInt8, [](BackendOutput& o) { o.tensor.shape = {-2, 2}; }, "shape [-2,2]"},
+      {DType::kInt8,
+       [](BackendOutput& o) {
+         o.tensor.shape = {-2, 2};
+       },
+       "shape [-2,2]"},
       {DType::kInt8, [&](BackendOutput& o) { resize(o, 3); }, "3 bytes for shape [2,2] of INT8"},
       {DType::kInt8, [&](BackendOutput& o) { resize(o, 5); }, "5 bytes"},
       {DType::kInt8, [](BackendOutput& o) { o.tensor.data = {}; }, "0 bytes"},
-      {DType::kInt8,
-       [](BackendOutput& o) { o.tensor.data = std::span(elsewhere).first(4); },
+      {DType::kInt8, [](BackendOutput& o) { o.tensor.data = std::span(elsewhere).first(4); },
        "outside the memory of its owner"},
       {DType::kBytes, [&](BackendOutput& o) { resize(o, 16); }, "not the 4 string elements"},
       {DType::kBytes, [&](BackendOutput& o) { resize(o, 0); }, "not the 4 string elements"},

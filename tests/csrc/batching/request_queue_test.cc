@@ -66,7 +66,7 @@ TEST_CASE("batches are in arrival order, up to max_rows, never across what does 
   Fixture f(rows(4));
   f.push(f.request(1));
   f.push(f.request(2, 2));
-  f.push(f.request(3, 2));  // would make five rows
+  f.push(f.request(3, 2));     // would make five rows
   f.push(f.request(4, 1, 8));  // another row shape
   f.push(f.request(5));
   CHECK(f.cut() == Ids{1, 2});
@@ -188,8 +188,8 @@ TEST_CASE("cancelled requests are in no batch, and the batch is filled up past t
   pushed[0]->cancel();
   pushed[2]->cancel();
   CHECK(f.cut() == Ids{1, 3, 4});
-  CHECK(f.refusals() == std::map<uint64_t, StatusCode>{{0, StatusCode::kCancelled},
-                                                       {2, StatusCode::kCancelled}});
+  CHECK(f.refusals() ==
+        std::map<uint64_t, StatusCode>{{0, StatusCode::kCancelled}, {2, StatusCode::kCancelled}});
 }
 
 TEST_CASE("a deadline that passed is DEADLINE_EXCEEDED, a queue timeout is UNAVAILABLE") {
@@ -271,8 +271,8 @@ TEST_CASE("a delayed batch is cut when it is full, closed by another shape, or i
   CHECK(f.cut(kStart + 1ms) == Ids{6});
 }
 
-// Any order of arrivals, cancels, expiries and cuts: each request leaves once, batches are compatible and
-// bounded, and within a level and shape nothing is overtaken.
+// Any order of arrivals, cancels, expiries and cuts: each request leaves once, batches are
+// compatible and bounded, and within a level and shape nothing is overtaken.
 TEST_CASE("property: every request leaves once and in order") {
   for (uint32_t seed = 0; seed < 200; ++seed) {
     CAPTURE(seed);
@@ -342,7 +342,8 @@ TEST_CASE("property: every request leaves once and in order") {
           RequestPtr request = f.request(++pushed, 1 + static_cast<int64_t>(pick(3)),
                                          4 + static_cast<int64_t>(pick(2)));
           request->times.queued = now;
-          if (policy.priority_levels > 0) request->priority = 1 + pick(static_cast<uint32_t>(policy.priority_levels));
+          if (policy.priority_levels > 0)
+            request->priority = 1 + pick(static_cast<uint32_t>(policy.priority_levels));
           if (pick(3) == 0) request->deadline = now + Milliseconds(pick(40));
           queued.push_back(f.push(std::move(request)));
         }
@@ -353,6 +354,7 @@ TEST_CASE("property: every request leaves once and in order") {
     }
     while (!f.queue.empty()) REQUIRE((take(true) > 0 || f.queue.empty()));
     CHECK(left.size() == pushed);
-    CHECK(std::all_of(left.begin(), left.end(), [](const auto& entry) { return entry.second == 1; }));
+    CHECK(
+        std::all_of(left.begin(), left.end(), [](const auto& entry) { return entry.second == 1; }));
   }
 }

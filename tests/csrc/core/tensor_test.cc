@@ -76,6 +76,8 @@ TEST_CASE("bytes_prefix_size walks elements, and stops at every truncation") {
     CHECK_FALSE(bytes_prefix_size(as_bytes(cut), 4));
   }
   CHECK_FALSE(bytes_prefix_size({}, 1));
-  CHECK_FALSE(bytes_prefix_size(as_bytes("\xff\xff\xff\xff" "abc"), 1));
+  CHECK_FALSE(bytes_prefix_size(as_bytes("\xff\xff\xff\xff"
+                                         "abc"),
+                                1));
   CHECK_FALSE(bytes_prefix_size(as_bytes(whole), std::numeric_limits<uint64_t>::max()));
 }

@@ -37,7 +37,9 @@ ModelSpec plain_spec() {
 std::string fp32(std::size_t n) { return std::string(4 * n, '\0'); }
 
 TestInput x(Shape shape, std::string bytes) { return {"X", DType::kFp32, shape, std::move(bytes)}; }
-TestInput s(Shape shape, std::string bytes) { return {"S", DType::kBytes, shape, std::move(bytes)}; }
+TestInput s(Shape shape, std::string bytes) {
+  return {"S", DType::kBytes, shape, std::move(bytes)};
+}
 
 struct Checked {
   Status status;
@@ -64,15 +66,18 @@ void refused(const Checked& checked, const std::string& text) {
 const std::string kNoId = "[request id: <id_unknown>] ";
 const std::string kNote =
     " NOTE: Setting a non-zero max_batch_size in the model config requires a batch dimension to be "
-    "prepended to each input shape. If you want to specify the full shape including the batch dim in "
+    "prepended to each input shape. If you want to specify the full shape including the batch dim "
+    "in "
     "your input dims config, try setting max_batch_size to zero. See the model configuration docs "
     "for more info on max_batch_size.";
 
 }  // namespace
 
 TEST_CASE("a good request is bound: inputs in any order, optional ones left out, rows counted") {
-  const Checked full = check(batching_spec(), {{"MASK", DType::kInt64, {2, 2}, std::string(32, 'm')},
-                                               s({2, 1}, strings({"a", ""})), x({2, 4}, fp32(8))});
+  const Checked full =
+      check(batching_spec(), {{"MASK", DType::kInt64, {2, 2}, std::string(32, 'm')},
+                              s({2, 1}, strings({"a", ""})),
+                              x({2, 4}, fp32(8))});
   CHECK(full.status.message() == "");
   CHECK(full.rows == 2);
   CHECK(full.input_of == std::vector<uint32_t>{2, 1, 0});
@@ -95,15 +100,17 @@ TEST_CASE("zero-size dims that are not the batch's are legal, a batch of 0 is no
 
 TEST_CASE("number and names of inputs") {
   refused(check(plain_spec(), {}),
-          kNoId + "expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing "
-                  "required input(s) ['X']. Please provide all required input(s).");
-  refused(check(batching_spec(), {x({1, 4}, fp32(4))}, {}, "7"),
-          "[request id: 7] expected number of inputs between 2 and 3 but got 1 inputs for model 'm'. "
-          "Got input(s) ['X'], but missing required input(s) ['S']. Please provide all required "
-          "input(s).");
+          kNoId +
+              "expected 1 inputs but got 0 inputs for model 'm'. Got input(s) [], but missing "
+              "required input(s) ['X']. Please provide all required input(s).");
+  refused(
+      check(batching_spec(), {x({1, 4}, fp32(4))}, {}, "7"),
+      "[request id: 7] expected number of inputs between 2 and 3 but got 1 inputs for model 'm'. "
+      "Got input(s) ['X'], but missing required input(s) ['S']. Please provide all required "
+      "input(s).");
   // Enough inputs, but not the required ones.
-  const Checked wrong = check(batching_spec(), {x({1, 4}, fp32(4)),
-                                                {"MASK", DType::kInt64, {1, 2}, std::string(16, 'm')}});
+  const Checked wrong = check(
+      batching_spec(), {x({1, 4}, fp32(4)), {"MASK", DType::kInt64, {1, 2}, std::string(16, 'm')}});
   CHECK(wrong.status.message().find("missing required input(s) ['S']") != std::string::npos);
   refused(check(plain_spec(), {{"Z", DType::kFp32, {1, 16}, fp32(16)}}),
           "unexpected inference input 'Z' for model 'm'");
@@ -124,7 +131,8 @@ TEST_CASE("shape") {
   const std::string batched = "unexpected shape for input 'X' for model 'm'. Expected [-1,4], got ";
   refused(check(batching_spec(), {x({1, 5}, fp32(5)), s({1, 0}, "")}),
           kNoId + batched + "[1,5]." + kNote);
-  refused(check(batching_spec(), {x({1}, fp32(1)), s({1, 0}, "")}), kNoId + batched + "[1]." + kNote);
+  refused(check(batching_spec(), {x({1}, fp32(1)), s({1, 0}, "")}),
+          kNoId + batched + "[1]." + kNote);
   refused(check(batching_spec(), {x({}, fp32(1)), s({1, 0}, "")}),
           kNoId + "input 'X' has no shape but model requires batch dimension for 'm'");
   for (const Shape& shape : {Shape{-1, 16}, Shape{-7, 16}, Shape{1, -1}}) {
@@ -132,8 +140,9 @@ TEST_CASE("shape") {
             kNoId + "All input dimensions should be specified for input 'X' for model 'm', got " +
                 shape.to_string());
   }
-  refused(check(batching_spec(), {x({-1, 4}, ""), s({-1, 0}, "")}),
-          kNoId + "All input dimensions should be specified for input 'X' for model 'm', got [-1,4]");
+  refused(
+      check(batching_spec(), {x({-1, 4}, ""), s({-1, 0}, "")}),
+      kNoId + "All input dimensions should be specified for input 'X' for model 'm', got [-1,4]");
 }
 
 TEST_CASE("batch size") {

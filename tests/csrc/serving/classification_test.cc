@@ -39,8 +39,7 @@ TEST_CASE("the top classes of every numeric datatype, as std::to_string prints t
   CHECK(top2<int32_t>(DType::kInt32, {-5, 4}) == strings({"4:1", "-5:0"}));
   CHECK(top2<uint64_t>(DType::kUint64, {UINT64_MAX, 1}) ==
         strings({"18446744073709551615:0", "1:1"}));
-  CHECK(top2<int64_t>(DType::kInt64, {INT64_MIN, 1}) ==
-        strings({"1:1", "-9223372036854775808:0"}));
+  CHECK(top2<int64_t>(DType::kInt64, {INT64_MIN, 1}) == strings({"1:1", "-9223372036854775808:0"}));
   CHECK(top2<float>(DType::kFp32, {0.25F, 0.5F, -1}) == strings({"0.500000:1", "0.250000:0"}));
   CHECK(top2<double>(DType::kFp64, {0.25, 1e-7}) == strings({"0.250000:0", "0.000000:1"}));
   // 1.0, 65504, -2, smallest subnormal (2^-24), 0.5

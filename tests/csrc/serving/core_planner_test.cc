@@ -13,8 +13,9 @@ namespace {
 // A cgroup file system in a folder of its own, gone afterwards.
 class FakeCgroups {
  public:
-  FakeCgroups() : root_(std::filesystem::temp_directory_path() /
-                        ("headrace-cgroup-" + std::to_string(std::random_device{}()))) {
+  FakeCgroups()
+      : root_(std::filesystem::temp_directory_path() /
+              ("headrace-cgroup-" + std::to_string(std::random_device{}()))) {
     std::filesystem::create_directories(root_);
   }
   ~FakeCgroups() { std::filesystem::remove_all(root_); }

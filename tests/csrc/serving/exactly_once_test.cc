@@ -20,7 +20,8 @@ namespace {
 
 constexpr uint64_t kProducers = 4;
 constexpr uint64_t kEach = 1500;
-constexpr int64_t kWidth = 3;  // INT64 a row: the request's id, its row number, whether it is poison
+constexpr int64_t kWidth =
+    3;  // INT64 a row: the request's id, its row number, whether it is poison
 
 struct Trial {
   std::string what;
@@ -115,7 +116,8 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
           const bool malformed = random() % 50 == 0;
           sent[id] = payload(id, rows, poison);
           RequestPtr request = make_request(
-              owner, {{"X", malformed ? DType::kFp64 : DType::kInt64, {rows, kWidth}, sent[id]}}, id);
+              owner, {{"X", malformed ? DType::kFp64 : DType::kInt64, {rows, kWidth}, sent[id]}},
+              id);
           if (random() % 8 == 0) request->deadline = Clock::now() + Microseconds(random() % 300);
           request->priority = random() % 4;
           {

@@ -33,7 +33,8 @@ TEST_CASE("Triton's counting: a batch-8 request is one success, eight inferences
   CHECK(values.last_inference_ms > 0);
 }
 
-TEST_CASE("Triton's counting: two merged requests are two successes, two inferences, one execution") {
+TEST_CASE(
+    "Triton's counting: two merged requests are two successes, two inferences, one execution") {
   ModelStatistics statistics;
   statistics.record_batch(2, 2, times());
   statistics.record_success(times());

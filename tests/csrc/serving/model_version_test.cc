@@ -105,7 +105,8 @@ TEST_CASE("requests that came while the instance was busy share a batch; each ge
   served.version->start();
   served.submit(0, "0000");
   latch.wait_entered(1);
-  for (uint64_t id = 1; id <= 3; ++id) served.submit(id, std::string(4, static_cast<char>('0' + id)));
+  for (uint64_t id = 1; id <= 3; ++id)
+    served.submit(id, std::string(4, static_cast<char>('0' + id)));
   CHECK(served.version->in_flight() == 4);
   CHECK(served.version->pending() == 3);
   latch.open();
@@ -254,7 +255,8 @@ TEST_CASE("preserve_ordering: answers come in the order of arrival over several 
 TEST_CASE("classification: the top classes instead of the tensor") {
   Served served(identity);
   served.version->start();
-  RequestPtr request = make_request(served.collector, {{"X", DType::kInt8, {2, 4}, "abcddcba"}}, 1, {"Y"});
+  RequestPtr request =
+      make_request(served.collector, {{"X", DType::kInt8, {2, 4}, "abcddcba"}}, 1, {"Y"});
   request->outputs[0].classification = 2;
   served.version->submit(std::move(request));
   const Answer answer = served.answers(1).at(1);
@@ -293,7 +295,8 @@ TEST_CASE("close: drain serves what is queued, refuse answers it UNAVAILABLE") {
     served.submit(0);
     latch.wait_entered(1);
     served.submit(1);
-    std::future<bool> closed = std::async(std::launch::async, [&] { return served.version->close(how); });
+    std::future<bool> closed =
+        std::async(std::launch::async, [&] { return served.version->close(how); });
     if (how == Batcher::Close::kRefuse) served.collector.wait(1);
     latch.open();
     CHECK(closed.get());
@@ -338,8 +341,10 @@ TEST_CASE("create names what does not fit") {
   Reaper reaper;
   ModelSpec spec;
   spec.name = "m";
-  const auto model = make_callback_model({tensor_spec("X", DType::kInt8, {-1})}, {}, {identity}, "");
-  CHECK(ModelVersion::create(spec, {}, model, reaper).error().code() == StatusCode::kInvalidArgument);
+  const auto model =
+      make_callback_model({tensor_spec("X", DType::kInt8, {-1})}, {}, {identity}, "");
+  CHECK(ModelVersion::create(spec, {}, model, reaper).error().code() ==
+        StatusCode::kInvalidArgument);
   spec.inputs = {tensor_spec("X", DType::kInt8, {-1})};
   CHECK_FALSE(ModelVersion::create(spec, {{}, 0}, model, reaper));
   CHECK_FALSE(ModelVersion::create(spec, {{}, 2}, model, reaper));  // one callable only

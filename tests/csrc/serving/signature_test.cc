@@ -48,9 +48,10 @@ TEST_CASE("an output may be configured looser than the model makes it, an input 
   spec.outputs = {tensor_spec("Y", DType::kFp32, {-1})};
   CHECK(bind_signature(spec, *model()));
   spec.inputs[1].dims = {-1};
-  refused(spec, "input 'A': the model expects 2 dimensions (shape [-1,16]) but the model configuration "
-                "specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 "
-                "followed by the explicit tensor shape, making complete shape [-1,-1])");
+  refused(spec,
+          "input 'A': the model expects 2 dimensions (shape [-1,16]) but the model configuration "
+          "specifies 2 dimensions (an initial batch dimension because max_batch_size > 0 "
+          "followed by the explicit tensor shape, making complete shape [-1,-1])");
 }
 
 TEST_CASE("what does not fit is named") {
@@ -68,8 +69,9 @@ TEST_CASE("what does not fit is named") {
   refused(spec, "input 'B' is configured twice");
   spec = good();
   spec.max_batch_size = 0;
-  refused(spec, "the model expects 2 dimensions (shape [-1,-1]) but the model configuration specifies "
-                "1 dimensions (shape [3])");
+  refused(spec,
+          "the model expects 2 dimensions (shape [-1,-1]) but the model configuration specifies "
+          "1 dimensions (shape [3])");
   spec = good();
   spec.outputs[0].name = "Q";
   refused(spec, "output 'Q' is not one of the model's");
