@@ -62,13 +62,23 @@ Server::Server(ServerOptions options)
       state_(std::make_unique<ServerState>()),
       budget_(std::make_unique<ReceiveBudget>(options_.receive_budget_bytes)) {}
 
-Server::~Server() { stop(Nanoseconds(0)); }
+Server::~Server() {
+  stop(Nanoseconds(0));
+  if (requests_returned()) return;
+  // An instance hangs: freeing what it will answer into would be worse than to keep it for ever.
+  for (std::unique_ptr<Loop>& loop : loops_) (void)loop.release();
+  (void)state_.release();
+  (void)budget_.release();
+}
 
 void Server::add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes) {
   registrations_.push_back({std::move(path), std::move(factory), max_message_bytes});
 }
 
 Status Server::start() {
+  if (stopped_ || std::exchange(start_called_, true)) {
+    return {StatusCode::kFailedPrecondition, "a Server starts once; make a new one"};
+  }
   std::signal(SIGPIPE, SIG_IGN);
   Http2Options http2;
   http2.max_concurrent_streams = options_.max_concurrent_streams;
@@ -81,7 +91,7 @@ Status Server::start() {
   first.listener = std::make_unique<Listener>(first.loop, [this](int fd, std::string peer) {
     uint64_t open = 0;
     for (const auto& loop : loops_) {
-      open += loop->connections->counters().connections_open.load(std::memory_order_relaxed);
+      open += loop->connections->counters().connections_open.read();
     }
     if (open >= options_.max_connections) {
       connections_refused_.fetch_add(1, std::memory_order_relaxed);
@@ -121,13 +131,19 @@ void Server::on_every_loop(const std::function<void(Loop&)>& function) {
 }
 
 void Server::publish(std::shared_ptr<const RouteTable> routes) {
+  if (stopped_) return;
+  // Kept until the loops have let go: the end of a model version may take long, and is not theirs.
+  const std::shared_ptr<const RouteTable> old = state_->routes.load();
   state_->routes.publish(std::move(routes));
   on_every_loop([](Loop& loop) { loop.service->refresh(); });
 }
 
-void Server::set_ready(bool ready) { state_->ready.store(ready, std::memory_order_release); }
+void Server::set_ready(bool ready) {
+  if (!stopped_) state_->ready.store(ready, std::memory_order_release);
+}
 
 void Server::set_health(const std::string& service, bool serving) {
+  if (stopped_) return;
   auto table = std::make_shared<HealthTable>(*state_->health.load());
   (*table)[service] = serving;
   state_->health.publish(std::move(table));
@@ -137,6 +153,15 @@ std::size_t Server::active_calls() const {
   std::size_t active = 0;
   for (const std::unique_ptr<Loop>& loop : loops_) active += loop->calls.active();
   return active;
+}
+
+bool Server::requests_returned() {
+  bool all = true;
+  for (const std::unique_ptr<Loop>& loop : loops_) {
+    loop->service->on_wake();
+    all = all && loop->service->outstanding() == 0;
+  }
+  return all;
 }
 
 bool Server::stop(Nanoseconds grace) {
@@ -167,24 +192,11 @@ bool Server::stop(Nanoseconds grace) {
     loop->loop.stop();
     loop->thread.join();
   }
-  // Requests still with an instance come back here: wait, or leave their home in place for ever.
+  // Requests still with an instance come back here.
   const TimePoint patience = Clock::now() + kReturnPatience;
-  for (std::unique_ptr<Loop>& loop : loops_) {
-    loop->connections.reset();
-    loop->service->on_wake();
-    while (loop->service->outstanding() != 0 && Clock::now() < patience) {
-      std::this_thread::sleep_for(kPoll);
-      loop->service->on_wake();
-    }
-    if (loop->service->outstanding() != 0) {
-      (void)loop.release();  // an instance hangs; freeing what it will answer into would be worse
-      (void)state_.release();
-      (void)budget_.release();
-      loops_.clear();
-      return false;
-    }
-  }
+  while (!requests_returned() && Clock::now() < patience) std::this_thread::sleep_for(kPoll);
   state_->routes.publish(std::make_shared<RouteTable>());
+  for (const std::unique_ptr<Loop>& loop : loops_) loop->service->refresh();
   return all_finished;
 }
 
@@ -194,16 +206,16 @@ ServerCounters Server::counters() const {
   for (const std::unique_ptr<Loop>& loop : loops_) {
     if (loop->connections) {
       const TransportCounters& transport = loop->connections->counters();
-      sum.connections_open += transport.connections_open.load(std::memory_order_relaxed);
-      sum.connections_total += transport.connections_total.load(std::memory_order_relaxed);
-      sum.bytes_received += transport.bytes_received.load(std::memory_order_relaxed);
-      sum.bytes_sent += transport.bytes_sent.load(std::memory_order_relaxed);
+      sum.connections_open += transport.connections_open.read();
+      sum.connections_total += transport.connections_total.read();
+      sum.bytes_received += transport.bytes_received.read();
+      sum.bytes_sent += transport.bytes_sent.read();
     }
     const RpcCounters& rpc = loop->calls.counters();
-    sum.calls_started += rpc.started.load(std::memory_order_relaxed);
-    sum.calls_finished += rpc.finished.load(std::memory_order_relaxed);
+    sum.calls_started += rpc.started.read();
+    sum.calls_finished += rpc.finished.read();
     for (std::size_t code = 0; code < sum.calls_by_code.size(); ++code) {
-      sum.calls_by_code[code] += rpc.finished_by_code[code].load(std::memory_order_relaxed);
+      sum.calls_by_code[code] += rpc.finished_by_code[code].read();
     }
   }
   sum.calls_active = active_calls();

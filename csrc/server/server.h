@@ -60,11 +60,13 @@ class Server {
 
   // Before start().
   void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes);
-  // Errors: UNAVAILABLE naming the address; RESOURCE_EXHAUSTED.
+  // Once: a server that could not start, or has stopped, is done. Errors: UNAVAILABLE naming the
+  // address; RESOURCE_EXHAUSTED; FAILED_PRECONDITION the second time.
   Status start();
   uint16_t port() const;
 
-  // Replaces the routes. Returns when no I/O thread uses the old ones any more.
+  // Replaces the routes. Returns when no I/O thread uses the old ones any more; what only they held
+  // ends on this thread.
   void publish(std::shared_ptr<const RouteTable> routes);
   void set_ready(bool ready);
   void set_health(const std::string& service, bool serving);
@@ -73,6 +75,7 @@ class Server {
   // UNAVAILABLE, joins the I/O threads. True if no call had to be ended. Idempotent.
   bool stop(Nanoseconds grace);
 
+  // Any thread, at any time after start().
   ServerCounters counters() const;
 
  private:
@@ -85,6 +88,8 @@ class Server {
 
   void on_every_loop(const std::function<void(Loop&)>& function);
   std::size_t active_calls() const;
+  // Whether every Request is back. Only when the loops have ended.
+  bool requests_returned();
 
   const ServerOptions options_;
   std::vector<Registration> registrations_;
@@ -94,6 +99,7 @@ class Server {
   std::atomic<uint64_t> connections_refused_{0};
   std::size_t next_loop_ = 0;  // accepting thread only
   uint16_t port_ = 0;
+  bool start_called_ = false;
   bool started_ = false;
   bool stopped_ = false;
 };
