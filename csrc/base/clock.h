@@ -17,8 +17,9 @@ inline constexpr TimePoint kNever = TimePoint::max();
 
 // Elapsed time in ns, 0 when `to` is before `from` (stamps of two threads may cross by a tick).
 inline uint64_t elapsed_ns(TimePoint from, TimePoint to) {
-  return to > from ? static_cast<uint64_t>(std::chrono::duration_cast<Nanoseconds>(to - from).count())
-                   : 0;
+  return to > from
+             ? static_cast<uint64_t>(std::chrono::duration_cast<Nanoseconds>(to - from).count())
+             : 0;
 }
 
 // `now + delay`, saturating at kNever.

@@ -61,7 +61,7 @@ class TimerWheel {
   const TimePoint start_;
   uint64_t current_ = 0;  // every slot up to this tick was handled
   std::size_t size_ = 0;
-  std::array<Timer, kSlots> heads_;                    // circular lists
+  std::array<Timer, kSlots> heads_;               // circular lists
   std::array<uint64_t, kSlots / 64> occupied_{};  // a bit a slot; may be set for an emptied slot
 };
 

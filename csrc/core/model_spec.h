@@ -20,7 +20,7 @@ struct TensorSpec {
   std::vector<int64_t> dims;
   // config.pbtxt `reshape`: the dims the backend sees instead of `dims`, -1 carried over in order.
   std::optional<std::vector<int64_t>> reshape;
-  bool optional = false;            // inputs only
+  bool optional = false;  // inputs only
   // Position in Model::inputs() / outputs() of the backend; set by ModelVersion::create.
   std::size_t backend_index = 0;
   std::vector<std::string> labels;  // outputs only: index -> label, for `classification`

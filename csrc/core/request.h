@@ -111,9 +111,9 @@ class Request {
   std::vector<InputTensor> inputs;
   std::vector<RequestedOutput> outputs;  // empty: all
   std::vector<Parameter> parameters;
-  uint64_t priority = 0;              // 0 = default, 1 = highest
+  uint64_t priority = 0;               // 0 = default, 1 = highest
   std::optional<Nanoseconds> timeout;  // the `timeout` parameter: how long it may queue
-  TimePoint deadline = kNever;        // the call's own (grpc-timeout)
+  TimePoint deadline = kNever;         // the call's own (grpc-timeout)
   // Bytes that typed contents were converted into, for inputs that did not come raw.
   BufferRef converted;
 

@@ -29,9 +29,8 @@ bool reserved_header(std::string_view name) {
 }
 
 std::string_view code_text(StatusCode code) {
-  constexpr std::array<std::string_view, 17> kText = {"0",  "1",  "2",  "3",  "4",  "5",
-                                                      "6",  "7",  "8",  "9",  "10", "11",
-                                                      "12", "13", "14", "15", "16"};
+  constexpr std::array<std::string_view, 17> kText = {
+      "0", "1", "2", "3", "4", "5", "6", "7", "8", "9", "10", "11", "12", "13", "14", "15", "16"};
   return kText[static_cast<std::size_t>(code)];
 }
 
@@ -154,7 +153,8 @@ bool Call::begin_message() {
     length = length << 8 | static_cast<uint8_t>(prefix_[i]);
   }
   if (flag > 1) {
-    fail(Status::internal("malformed gRPC message: the compressed flag is " + std::to_string(flag)));
+    fail(
+        Status::internal("malformed gRPC message: the compressed flag is " + std::to_string(flag)));
     return false;
   }
   if (flag == 1 && encoding_ == Encoding::kIdentity) {
@@ -277,7 +277,9 @@ void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata*
 
 void Call::fail(const Status& status, const Metadata* trailing) {
   const std::string message = grpc_message(status.message());
-  std::vector<HeaderField> headers = {kStatus200, kContentType, kAcceptEncodingField,
+  std::vector<HeaderField> headers = {kStatus200,
+                                      kContentType,
+                                      kAcceptEncodingField,
                                       {"grpc-status", code_text(status.code()), true}};
   if (!message.empty()) headers.push_back({"grpc-message", message});
   append(headers, trailing);

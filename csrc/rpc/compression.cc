@@ -65,8 +65,9 @@ Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> 
           return Status::internal("the compressed message cannot be decompressed");
         }
         if (stream.avail_out == 1) return Status::internal("the compressed message is truncated");
-        return Status::resource_exhausted("Received message larger than max: it inflates to more than " +
-                                          std::to_string(limit) + " bytes");
+        return Status::resource_exhausted(
+            "Received message larger than max: it inflates to more than " + std::to_string(limit) +
+            " bytes");
       }
       const std::size_t size = out.size() > limit / 2 ? limit : out.size() * 2;
       if (!reserve(size - out.size())) return Status::resource_exhausted(std::string(kBudgetFull));

@@ -72,7 +72,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     blocked_ = false;
     while (!output_.empty()) {
       std::array<struct iovec, kVectors> vectors;
-      struct msghdr message{};
+      struct msghdr message {};
       message.msg_iov = vectors.data();
       message.msg_iovlen = static_cast<std::size_t>(output_.front(vectors.data(), kVectors));
       const ssize_t n = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
@@ -104,8 +104,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   Http2Connection http2_;  // last: its destructor ends the streams
 };
 
-ConnectionSet::ConnectionSet(EventLoop& loop, const Http2Options& options,
-                             StreamAcceptor& acceptor)
+ConnectionSet::ConnectionSet(EventLoop& loop, const Http2Options& options, StreamAcceptor& acceptor)
     : loop_(loop), options_(options), acceptor_(acceptor), read_buffer_(kReadBytes) {}
 
 ConnectionSet::~ConnectionSet() {

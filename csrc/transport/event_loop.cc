@@ -24,7 +24,7 @@ Status EventLoop::open() {
     return Status::resource_exhausted(std::string("cannot make an event loop: ") +
                                       std::strerror(errno));
   }
-  struct epoll_event event{};
+  struct epoll_event event {};
   // Edge-triggered: every write is an event of its own, so the counter is never read.
   event.events = EPOLLIN | EPOLLET;
   event.data.ptr = nullptr;  // the eventfd
@@ -35,7 +35,7 @@ Status EventLoop::open() {
 }
 
 Status EventLoop::add(int fd, uint32_t events, FdHandler& handler) {
-  struct epoll_event event{};
+  struct epoll_event event {};
   event.events = events;
   event.data.ptr = &handler;
   if (::epoll_ctl(epoll_fd_, EPOLL_CTL_ADD, fd, &event) != 0) {
@@ -45,7 +45,7 @@ Status EventLoop::add(int fd, uint32_t events, FdHandler& handler) {
 }
 
 void EventLoop::modify(int fd, uint32_t events, FdHandler& handler) {
-  struct epoll_event event{};
+  struct epoll_event event {};
   event.events = events;
   event.data.ptr = &handler;
   ::epoll_ctl(epoll_fd_, EPOLL_CTL_MOD, fd, &event);

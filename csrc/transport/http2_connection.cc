@@ -16,9 +16,9 @@ constexpr std::size_t kByReferenceBytes = 8 * 1024;
 
 nghttp2_nv to_nv(const HeaderField& field) {
   // The library copies unless told not to; literals need no copy.
-  const uint8_t flags =
-      field.constant ? NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
-                     : NGHTTP2_NV_FLAG_NONE;
+  const uint8_t flags = field.constant
+                            ? NGHTTP2_NV_FLAG_NO_COPY_NAME | NGHTTP2_NV_FLAG_NO_COPY_VALUE
+                            : NGHTTP2_NV_FLAG_NONE;
   return {reinterpret_cast<uint8_t*>(const_cast<char*>(field.name.data())),
           reinterpret_cast<uint8_t*>(const_cast<char*>(field.value.data())), field.name.size(),
           field.value.size(), flags};
@@ -148,8 +148,8 @@ struct Http2Callbacks {
   }
 
   // How much of the body goes into the next DATA frame.
-  static ssize_t read_body(nghttp2_session*, int32_t, uint8_t* buffer, size_t size,
-                           uint32_t* flags, nghttp2_data_source* source, void* user) {
+  static ssize_t read_body(nghttp2_session*, int32_t, uint8_t* buffer, size_t size, uint32_t* flags,
+                           nghttp2_data_source* source, void* user) {
     Stream& stream = *static_cast<Stream*>(source->ptr);
     if (stream.body_.empty() && !stream.trailers_ready_) {
       stream.deferred_ = true;

@@ -49,7 +49,7 @@ Listener::~Listener() {
 
 Status Listener::open(const std::string& host, uint16_t port) {
   const std::string address = host + ":" + std::to_string(port);
-  struct addrinfo hints{};
+  struct addrinfo hints {};
   hints.ai_family = AF_UNSPEC;
   hints.ai_socktype = SOCK_STREAM;
   hints.ai_flags = AI_PASSIVE;
@@ -70,7 +70,7 @@ Status Listener::open(const std::string& host, uint16_t port) {
     const int one = 1;
     ::setsockopt(fd, SOL_SOCKET, SO_REUSEADDR, &one, sizeof(one));
     if (::bind(fd, entry->ai_addr, entry->ai_addrlen) == 0 && ::listen(fd, SOMAXCONN) == 0) {
-      struct sockaddr_storage bound{};
+      struct sockaddr_storage bound {};
       socklen_t size = sizeof(bound);
       ::getsockname(fd, reinterpret_cast<struct sockaddr*>(&bound), &size);
       port_ = ntohs(bound.ss_family == AF_INET
@@ -89,7 +89,7 @@ void Listener::on_ready(uint32_t) { accept_some(); }
 
 bool Listener::accept_some() {
   for (int i = 0; i < kAcceptsPerTurn; ++i) {
-    struct sockaddr_storage address{};
+    struct sockaddr_storage address {};
     socklen_t size = sizeof(address);
     const int fd = ::accept4(fd_, reinterpret_cast<struct sockaddr*>(&address), &size,
                              SOCK_NONBLOCK | SOCK_CLOEXEC);

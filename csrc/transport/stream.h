@@ -77,7 +77,7 @@ class Stream {
   std::size_t header_bytes_ = 0;
   bool headers_too_large_ = false;
   bool peer_ended_ = false;
-  bool deferred_ = false;      // nghttp2 waits for resume_data
+  bool deferred_ = false;  // nghttp2 waits for resume_data
   bool trailers_ready_ = false;
   Fifo<BodyPiece> body_;
   std::size_t body_offset_ = 0;  // into body_.front()
