@@ -23,9 +23,9 @@ std::optional<Encoding> encoding_from_name(std::string_view name);
 inline constexpr std::string_view kBudgetFull =
     "the server holds as many request bytes as it may; try again";
 
-// Inflates a whole message. `limit` bounds the result: memory grows with what is really inflated, so a
-// small message cannot claim much. `reserve(more)` is asked before each growth; false refuses it. What
-// it granted stays granted, whatever comes back. Errors: RESOURCE_EXHAUSTED past the limit or when
+// Inflates a whole message. `limit` bounds the result: memory grows with what is really inflated,
+// so a small message cannot claim much. `reserve(more)` is asked before each growth; false refuses
+// it. What it granted stays granted, whatever comes back. Errors: RESOURCE_EXHAUSTED past the limit or when
 // refused, INTERNAL when the bytes are not of that encoding or end early.
 Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
                                   std::size_t limit,

@@ -1,5 +1,6 @@
 // The other end of the wire, for tests: a gRPC client over an nghttp2 client session, joined to the
-// server's Http2Connection in memory. No sockets, no clock: bytes move in pump(), time in advance().
+// server's Http2Connection in memory. No sockets, no clock: bytes move in pump(), time in
+// advance().
 //
 //   WireServer server;
 //   ScriptedHandler handler;
@@ -95,7 +96,8 @@ struct Frame {
   // The 32-bit number at `at`: RST_STREAM's error at 0, GOAWAY's last stream and error at 0 and 4.
   uint32_t number(std::size_t at) const {
     uint32_t value = 0;
-    for (std::size_t i = at; i < at + 4; ++i) value = value << 8 | static_cast<uint8_t>(payload.at(i));
+    for (std::size_t i = at; i < at + 4; ++i)
+      value = value << 8 | static_cast<uint8_t>(payload.at(i));
     return value;
   }
 };
@@ -106,7 +108,8 @@ inline std::vector<Frame> parse_frames(std::string_view bytes) {
   while (bytes.size() >= 9) {
     const auto at = [&](std::size_t i) { return static_cast<uint8_t>(bytes[i]); };
     const std::size_t size = std::size_t{at(0)} << 16 | std::size_t{at(1)} << 8 | at(2);
-    const uint32_t stream = uint32_t{at(5)} << 24 | uint32_t{at(6)} << 16 | uint32_t{at(7)} << 8 | at(8);
+    const uint32_t stream =
+        uint32_t{at(5)} << 24 | uint32_t{at(6)} << 16 | uint32_t{at(7)} << 8 | at(8);
     frames.push_back({at(3), at(4), stream, std::string(bytes.substr(9, size))});
     bytes.remove_prefix(std::min(bytes.size(), 9 + size));
   }
@@ -137,9 +140,9 @@ struct Reply {
   int header_blocks = 0;
   std::string body;  // DATA, end to end
   std::vector<std::size_t> data_frames;
-  bool ended = false;                 // END_STREAM came
-  std::optional<uint32_t> reset;      // RST_STREAM came
-  std::optional<uint32_t> not_sent;   // the session could not even send the request
+  bool ended = false;                // END_STREAM came
+  std::optional<uint32_t> reset;     // RST_STREAM came
+  std::optional<uint32_t> not_sent;  // the session could not even send the request
   bool closed = false;
 
   static std::optional<std::string> find(const Headers& in, std::string_view name) {
@@ -226,8 +229,9 @@ class TestClient {
     return id;
   }
   static Headers grpc_headers(const std::string& path, const Headers& extra = {}) {
-    Headers headers = {{":method", "POST"},      {":scheme", "http"}, {":path", path},
-                       {":authority", "server"}, {"te", "trailers"},  {"content-type", "application/grpc"}};
+    Headers headers = {{":method", "POST"}, {":scheme", "http"},
+                       {":path", path},     {":authority", "server"},
+                       {"te", "trailers"},  {"content-type", "application/grpc"}};
     headers.insert(headers.end(), extra.begin(), extra.end());
     return headers;
   }
@@ -255,9 +259,12 @@ class TestClient {
     nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, id, error);
   }
   void ping(std::string_view eight) {
-    nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, reinterpret_cast<const uint8_t*>(eight.data()));
+    nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE,
+                        reinterpret_cast<const uint8_t*>(eight.data()));
   }
-  void goaway() { nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, nullptr, 0); }
+  void goaway() {
+    nghttp2_submit_goaway(session_, NGHTTP2_FLAG_NONE, 0, NGHTTP2_NO_ERROR, nullptr, 0);
+  }
   void set_initial_window(uint32_t bytes) {
     const nghttp2_settings_entry entry{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, bytes};
     nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, &entry, 1);

@@ -15,7 +15,8 @@ TEST_CASE("a Fifo behaves as a deque does, whatever the order of operations") {
   for (int round = 0; round < 200; ++round) {
     Fifo<std::string> fifo;
     std::deque<std::string> model;
-    const unsigned push_weight = 1 + random() % 9;  // of ten: queues that grow and queues that empty
+    const unsigned push_weight =
+        1 + random() % 9;  // of ten: queues that grow and queues that empty
     for (int step = 0; step < 300; ++step) {
       if (random() % 10 < push_weight) {
         const std::string item = std::to_string(random());

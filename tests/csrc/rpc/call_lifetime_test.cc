@@ -56,7 +56,8 @@ TEST_CASE("a deadline ends a call that is being handled") {
 }
 
 TEST_CASE("a deadline ends a call whose request is still coming") {
-  for (const std::string& sent : {std::string(), std::string(3, '\0'), grpc_message("x", 0, 100000)}) {
+  for (const std::string& sent :
+       {std::string(), std::string(3, '\0'), grpc_message("x", 0, 100000)}) {
     Slow slow;
     const int32_t id = slow.wire.client.open(kPath, {{"grpc-timeout", "50m"}});
     if (!sent.empty()) slow.wire.client.send(id, sent);
@@ -150,7 +151,7 @@ TEST_CASE("the connection is lost with calls in every state") {
   options.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 10}};
   options.auto_window_update = false;
   Slow slow(options);
-  slow.wire.client.open(kPath, {{"grpc-timeout", "1S"}});                      // headers only
+  slow.wire.client.open(kPath, {{"grpc-timeout", "1S"}});                          // headers only
   slow.wire.client.send(slow.wire.client.open(kPath), grpc_message("", 0, 5000));  // half a message
   const uint64_t held = slow.hold({{"grpc-timeout", "1S"}});
   const uint64_t answered = slow.hold();
@@ -261,7 +262,8 @@ TEST_CASE("a handler that is told of one call's end may end others") {
   SUBCASE("reset") {
     wire.client.reset(streams[2]);
     wire.pump();
-    for (const int i : {0, 1, 3, 4}) CHECK(wire.client.reply(streams[static_cast<std::size_t>(i)]).status() == 1);
+    for (const int i : {0, 1, 3, 4})
+      CHECK(wire.client.reply(streams[static_cast<std::size_t>(i)]).status() == 1);
   }
   SUBCASE("deadline") {
     server.advance(20ms);

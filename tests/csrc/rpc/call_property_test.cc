@@ -1,5 +1,6 @@
-// Random schedules and random bytes: whatever comes in whatever order, every call a handler was given
-// ends exactly once, and nothing is held at the end. Seeds are fixed; a failure names its round.
+// Random schedules and random bytes: whatever comes in whatever order, every call a handler was
+// given ends exactly once, and nothing is held at the end. Seeds are fixed; a failure names its
+// round.
 #include <doctest/doctest.h>
 
 #include <map>
@@ -61,7 +62,8 @@ TEST_CASE("random schedules: every handled call ends exactly once and nothing is
     server.methods.add(kPath, {&handler, 50000});
     ClientOptions options;
     if (round % 3 == 0) {
-      options.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<uint32_t>(random() % 2000)}};
+      options.settings = {
+          {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, static_cast<uint32_t>(random() % 2000)}};
       options.auto_window_update = false;
     }
     // Two connections share the calls, as they do on a loop.
@@ -79,7 +81,8 @@ TEST_CASE("random schedules: every handled call ends exactly once and nothing is
         case 0:
         case 1: {
           Headers extra;
-          if (random() % 2 == 0) extra.emplace_back("grpc-timeout", std::to_string(random() % 200) + "m");
+          if (random() % 2 == 0)
+            extra.emplace_back("grpc-timeout", std::to_string(random() % 200) + "m");
           if (random() % 3 == 0) extra.emplace_back("grpc-encoding", "gzip");
           if (!wire.connection) break;
           streams.emplace_back(which, wire.client.open(kPath, extra));
@@ -127,7 +130,8 @@ TEST_CASE("random schedules: every handled call ends exactly once and nothing is
         case 8:
           if (!streams.empty()) {
             const auto& [on, id] = streams[random() % streams.size()];
-            wires[on]->client.credit(random() % 3 == 0 ? 0 : id, 1 + static_cast<int>(random() % 20000));
+            wires[on]->client.credit(random() % 3 == 0 ? 0 : id,
+                                     1 + static_cast<int>(random() % 20000));
           }
           break;
         default:
@@ -140,7 +144,8 @@ TEST_CASE("random schedules: every handled call ends exactly once and nothing is
       }
       if (random() % 2 == 0) wire.pump();
       REQUIRE(server.budget.used() <= 300000);
-      REQUIRE(server.calls.active() == server.calls.counters().started - server.calls.counters().finished);
+      REQUIRE(server.calls.active() ==
+              server.calls.counters().started - server.calls.counters().finished);
     }
     // The end, in one of several ways.
     if (random() % 2 == 0) server.calls.fail_all(Status::unavailable("stop"));
@@ -165,11 +170,15 @@ TEST_CASE("random damage to a valid stream of bytes never does more than end the
     server.methods.add(kPath, {&recording});
     Wire wire(server.calls);
     for (int i = 0; i < 6; ++i) {
-      const int32_t id = wire.client.open(kPath, {{"k" + std::to_string(i), "value"}, {"grpc-timeout", "1S"},
-                                                  {"grpc-encoding", i % 2 == 0 ? "gzip" : "identity"}});
+      const int32_t id =
+          wire.client.open(kPath, {{"k" + std::to_string(i), "value"},
+                                   {"grpc-timeout", "1S"},
+                                   {"grpc-encoding", i % 2 == 0 ? "gzip" : "identity"}});
       const std::string text = pattern(20 + 40U * static_cast<unsigned>(i));
-      wire.client.send(id, i % 2 == 0 ? grpc_message(compress_text(Encoding::kGzip, text), 1) : grpc_message(text),
-                       static_cast<std::size_t>(i));
+      wire.client.send(
+          id,
+          i % 2 == 0 ? grpc_message(compress_text(Encoding::kGzip, text), 1) : grpc_message(text),
+          static_cast<std::size_t>(i));
       wire.client.end(id);
       if (i == 3) wire.client.reset(id);
       wire.client.ping("12345678");

@@ -123,8 +123,8 @@ TEST_CASE("a malformed message is INTERNAL, in trailers only") {
   const std::string good = grpc_message("12345");
   for (const std::string& body :
        {std::string(), good.substr(0, 1), good.substr(0, 4), good.substr(0, 5), good.substr(0, 9),
-        good + std::string(1, '\0'), good + good, grpc_message("12345", 2), grpc_message("12345", 255),
-        grpc_message("12345", 1)}) {
+        good + std::string(1, '\0'), good + good, grpc_message("12345", 2),
+        grpc_message("12345", 255), grpc_message("12345", 1)}) {
     CAPTURE(body.size());
     const Reply& reply = echo.send(body);
     CHECK(reply.trailers_only());
@@ -219,8 +219,8 @@ TEST_CASE("content-type: application/grpc with +x or ;x, else 415") {
     echo.wire.pump();
     return echo.wire.client.reply(id);
   };
-  for (const char* good : {"application/grpc", "application/grpc+proto", "application/grpc;charset=x",
-                           "application/grpc+json"}) {
+  for (const char* good : {"application/grpc", "application/grpc+proto",
+                           "application/grpc;charset=x", "application/grpc+json"}) {
     CHECK(with(good).status() == 0);
   }
   for (const char* bad : {"application/grpcfoo", "application/grpc-web", "application/json",
@@ -242,7 +242,8 @@ TEST_CASE("grpc-timeout: malformed is INTERNAL, never ignored") {
     CHECK(echo.send(grpc_message("x"), {{"grpc-timeout", bad}}).status() == 13);
   }
   // Not even when a good one follows.
-  CHECK(echo.send(grpc_message("x"), {{"grpc-timeout", "bad"}, {"grpc-timeout", "1S"}}).status() == 13);
+  CHECK(echo.send(grpc_message("x"), {{"grpc-timeout", "bad"}, {"grpc-timeout", "1S"}}).status() ==
+        13);
   for (const char* good : {"1H", "99999999H", "1S", "100000u"}) {
     CHECK(echo.send(grpc_message("x"), {{"grpc-timeout", good}}).status() == 0);
   }
@@ -298,8 +299,9 @@ TEST_CASE("inflated bytes count against the budget while the call is handled") {
 
 TEST_CASE("request metadata: order, duplicates, any bytes; gRPC's own is left out") {
   Echo echo;
-  const Headers sent = {{"b", "1"}, {"a", "2"}, {"b", "3"}, {"empty", ""}, {"bytes", "\xc3\xbc\xff"},
-                        {"x-bin", "AAE,Ag=="}};
+  const Headers sent = {
+      {"b", "1"},           {"a", "2"}, {"b", "3"}, {"empty", ""}, {"bytes", "\xc3\xbc\xff"},
+      {"x-bin", "AAE,Ag=="}};
   Headers extra = sent;
   extra.insert(extra.begin() + 2, {"grpc-unknown-thing", "tolerated"});
   extra.emplace_back("grpc-timeout", "1H");

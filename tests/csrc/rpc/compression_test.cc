@@ -6,8 +6,8 @@
 #include <random>
 #include <string>
 
-#include "wire_client.h"
 #include "deflate.h"
+#include "wire_client.h"
 
 using namespace headrace;
 using namespace headrace::test;
@@ -38,9 +38,9 @@ TEST_CASE("names of encodings") {
 
 TEST_CASE("gzip and deflate give back what went in, at every size around the limit") {
   for (const Encoding encoding : {Encoding::kGzip, Encoding::kDeflate}) {
-    for (const std::size_t size : {std::size_t{0}, std::size_t{1}, std::size_t{1023},
-                                   std::size_t{1024}, std::size_t{1025}, std::size_t{70000},
-                                   kLimit - 1, kLimit}) {
+    for (const std::size_t size :
+         {std::size_t{0}, std::size_t{1}, std::size_t{1023}, std::size_t{1024}, std::size_t{1025},
+          std::size_t{70000}, kLimit - 1, kLimit}) {
       for (const bool compressible : {true, false}) {
         CAPTURE(size);
         const std::string text = compressible ? std::string(size, 'a') : pattern(size);
@@ -79,7 +79,8 @@ TEST_CASE("truncated, garbled, followed by more, or of the other encoding: INTER
     std::string wrong_sum = good;
     wrong_sum[good.size() - 5] = static_cast<char>(wrong_sum[good.size() - 5] ^ 1);
     CHECK((encoding == Encoding::kDeflate || code(wrong_sum) == StatusCode::kInternal));
-    CHECK((encoding == Encoding::kDeflate || code(wrong_sum, text.size()) == StatusCode::kInternal));
+    CHECK(
+        (encoding == Encoding::kDeflate || code(wrong_sum, text.size()) == StatusCode::kInternal));
     const Encoding other = encoding == Encoding::kGzip ? Encoding::kDeflate : Encoding::kGzip;
     CHECK(code(compress_text(other, text)) == StatusCode::kInternal);
   }

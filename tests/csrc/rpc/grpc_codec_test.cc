@@ -23,7 +23,10 @@ TEST_CASE("grpc-timeout: one to eight digits and a unit") {
   CHECK(parse_grpc_timeout("99999999H") == Nanoseconds::max());
   CHECK(parse_grpc_timeout("99999999M") == Nanoseconds(99999999min));
   for (const char* bad : {"", "m", "1", "1x", "1s", "1h", "-1S", "+1S", " 1S", "1S ", "1.5S", "1 S",
-                          "100000000S", "123456789n", "S1", "1SS", "0x1S", "\xff""S", "1M1S"}) {
+                          "100000000S", "123456789n", "S1", "1SS", "0x1S",
+                          "\xff"
+                          "S",
+                          "1M1S"}) {
     CAPTURE(bad);
     CHECK_FALSE(parse_grpc_timeout(bad));
   }
@@ -53,7 +56,7 @@ TEST_CASE("grpc-message: everything outside 0x20-0x7E and '%' is encoded, upper 
 
 TEST_CASE("base64: RFC 4648's examples, emitted without padding") {
   const std::pair<const char*, const char*> kExamples[] = {
-      {"", ""},         {"f", "Zg"},        {"fo", "Zm8"},          {"foo", "Zm9v"},
+      {"", ""},           {"f", "Zg"},          {"fo", "Zm8"},         {"foo", "Zm9v"},
       {"foob", "Zm9vYg"}, {"fooba", "Zm9vYmE"}, {"foobar", "Zm9vYmFy"}};
   for (const auto& [plain, encoded] : kExamples) {
     CHECK(base64_encode(plain) == encoded);
@@ -73,7 +76,8 @@ TEST_CASE("base64: any bytes survive; what is not base64 is refused") {
     REQUIRE(encoded.find('=') == std::string::npos);
     REQUIRE(base64_decode(encoded) == bytes);
   }
-  for (const char* bad : {"A", "AAAAA", "A===", "Zg===", "Z g", "Zm9v\n", "Zm-_", "Z=g=", "=Zg", "\xc3\xbc"}) {
+  for (const char* bad :
+       {"A", "AAAAA", "A===", "Zg===", "Z g", "Zm9v\n", "Zm-_", "Z=g=", "=Zg", "\xc3\xbc"}) {
     CAPTURE(bad);
     CHECK_FALSE(base64_decode(bad));
   }

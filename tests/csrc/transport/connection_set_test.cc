@@ -1,4 +1,4 @@
-// The whole lower half of the wire over real sockets: an event loop on its thread, a blocking client
+// The lower half of the wire over real sockets: an event loop on its thread, a blocking client
 // here. Waits are for things that must happen; a time-out turns a hang into a failure.
 #include "transport/connection_set.h"
 
@@ -70,9 +70,7 @@ struct Rig {
     on_loop([&] { set->adopt(fds[0], "unix:"); });
     return fds[1];
   }
-  uint64_t open_connections() const {
-    return set->counters().connections_open.read();
-  }
+  uint64_t open_connections() const { return set->counters().connections_open.read(); }
 
   EventLoop loop;
   MethodTable methods;
@@ -87,7 +85,7 @@ struct Rig {
 class SocketClient {
  public:
   explicit SocketClient(int fd, const ClientOptions& options = {}) : client(options), fd_(fd) {
-    const struct timeval limit{60, 0};
+    const struct timeval limit { 60, 0 };
     ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
     ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
   }
@@ -138,7 +136,8 @@ class SocketClient {
 TEST_CASE("a call over a socket, small and large") {
   Rig rig;
   SocketClient socket(rig.connect());
-  for (const std::size_t size : {std::size_t{0}, std::size_t{5}, std::size_t{100000}, std::size_t{20} << 20}) {
+  for (const std::size_t size :
+       {std::size_t{0}, std::size_t{5}, std::size_t{100000}, std::size_t{20} << 20}) {
     const std::string text = pattern(size);
     const int32_t id = socket.client.call(kPath, text);
     REQUIRE(socket.finish(id));
@@ -170,7 +169,8 @@ TEST_CASE("many connections, each with calls in flight, answered from another th
   std::vector<int32_t> ids;
   for (int i = 0; i < 60; ++i) {
     sockets.push_back(std::make_unique<SocketClient>(rig.connect()));
-    for (int k = 0; k < 3; ++k) ids.push_back(sockets.back()->client.call(kPath, std::to_string(i * 3 + k)));
+    for (int k = 0; k < 3; ++k)
+      ids.push_back(sockets.back()->client.call(kPath, std::to_string(i * 3 + k)));
     sockets.back()->send();
   }
   REQUIRE(rig.until([&] { return rig.handler.records.size() == 180; }));

@@ -104,7 +104,7 @@ TEST_CASE("what is not HTTP/2 is turned away") {
 
 TEST_CASE("malformed requests: a stream error, and the connection goes on") {
   const std::string post = "\x83\x86";  // POST http
-  for (const auto& [what, block] : std::vector<std::pair<std::string, std::string>>{
+  for (const auto& bad : std::vector<std::pair<std::string, std::string>>{
            {"no path", post},
            {"no method", std::string("\x86\x84")},
            {"two paths", kRequest + "\x84"},
@@ -118,9 +118,9 @@ TEST_CASE("malformed requests: a stream error, and the connection goes on") {
            {"NUL", kRequest + literal("a", std::string_view("x\0y", 3))},
            {"CR LF", kRequest + literal("a", "x\r\ny: z")},
            {"LF in a name", kRequest + literal("a\nb", "x")}}) {
-    CAPTURE(what);
+    CAPTURE(bad.first);
     Connected to;
-    to.wire.feed(http2_frame(1, 0x5, 1, block));
+    to.wire.feed(http2_frame(1, 0x5, 1, bad.second));
     const std::vector<Frame> frames = parse_frames(to.wire.drain());
     REQUIRE(frames.size() == 1);
     CHECK(frames[0].type == NGHTTP2_RST_STREAM);
@@ -139,7 +139,8 @@ TEST_CASE("malformed requests: a stream error, and the connection goes on") {
 
 TEST_CASE("a malformed request is answered with RST_STREAM(PROTOCOL_ERROR)") {
   Connected to;
-  const int32_t id = to.wire.client.open_with({{":method", "POST"}, {":scheme", "http"}, {":path", "/"}, {"connection", "close"}});
+  const int32_t id = to.wire.client.open_with(
+      {{":method", "POST"}, {":scheme", "http"}, {":path", "/"}, {"connection", "close"}});
   CHECK(to.wire.pump());
   CHECK(to.wire.client.reply(id).reset == NGHTTP2_PROTOCOL_ERROR);
   CHECK(to.serves());
@@ -166,14 +167,16 @@ TEST_CASE("violations that end the connection") {
   CHECK(error(http2_frame(1, 0x5, 0, kRequest)) == NGHTTP2_PROTOCOL_ERROR);
   CHECK(error(http2_frame(1, 0x5, 2, kRequest)) == NGHTTP2_PROTOCOL_ERROR);
   CHECK(error(http2_frame(0, 0, 1, "idle")) == NGHTTP2_PROTOCOL_ERROR);
-  CHECK(error(http2_frame(5, 0x4, 1, std::string("\0\0\0\2", 4) + kRequest)) == NGHTTP2_PROTOCOL_ERROR);
+  CHECK(error(http2_frame(5, 0x4, 1, std::string("\0\0\0\2", 4) + kRequest)) ==
+        NGHTTP2_PROTOCOL_ERROR);
   CHECK(error(http2_frame(1, 0x5, 1, "\xff\xff\xff\xff\xff\xff")) == NGHTTP2_COMPRESSION_ERROR);
   CHECK(error(http2_frame(6, 0, 0, "short")) == NGHTTP2_FRAME_SIZE_ERROR);
   CHECK(error(http2_frame(4, 0, 1, "")) == NGHTTP2_PROTOCOL_ERROR);
   CHECK(error(http2_frame(4, 0, 0, "12345")) == NGHTTP2_FRAME_SIZE_ERROR);
   CHECK(error(http2_frame(8, 0, 0, std::string(4, '\0'))) == NGHTTP2_PROTOCOL_ERROR);
   CHECK(error(http2_frame(8, 0, 0, "\x7f\xff\xff\xff")) == NGHTTP2_FLOW_CONTROL_ERROR);
-  CHECK(error(http2_frame(1, 0x1, 1, kRequest) + http2_frame(0, 0, 1, "x")) == NGHTTP2_PROTOCOL_ERROR);
+  CHECK(error(http2_frame(1, 0x1, 1, kRequest) + http2_frame(0, 0, 1, "x")) ==
+        NGHTTP2_PROTOCOL_ERROR);
   // Larger than SETTINGS_MAX_FRAME_SIZE.
   CHECK(error(std::string("\x01\x00\x01\x00\x00\x00\x00\x00\x01", 9)) == NGHTTP2_FRAME_SIZE_ERROR);
 }

@@ -103,11 +103,13 @@ TEST_CASE("a handler hears of its stream in order") {
 
 TEST_CASE("bodies of any pieces arrive whole through windows of any size") {
   std::mt19937 random(23);
-  const std::vector<std::size_t> kEdges = {1, 5, 8191, 8192, 8193, 16383, 16384, 16385, 32768, 65535, 65536};
+  const std::vector<std::size_t> kEdges = {1,     5,     8191,  8192,  8193, 16383,
+                                           16384, 16385, 32768, 65535, 65536};
   for (int round = 0; round < 150; ++round) {
     std::vector<std::string> pieces;
     for (unsigned i = 0; i < 1 + random() % 6; ++i) {
-      const std::size_t size = random() % 2 == 0 ? kEdges[random() % kEdges.size()] : random() % 40000;
+      const std::size_t size =
+          random() % 2 == 0 ? kEdges[random() % kEdges.size()] : random() % 40000;
       pieces.push_back(pattern(size, random()));
     }
     const std::string all = joined(pieces);
@@ -134,7 +136,8 @@ TEST_CASE("bodies of any pieces arrive whole through windows of any size") {
     fixture.wire.pump();
     std::size_t credit = window;
     while (!fixture.reply().ended) {
-      REQUIRE(fixture.reply().body.size() == std::min(all.size(), credit));  // neither more nor less
+      REQUIRE(fixture.reply().body.size() ==
+              std::min(all.size(), credit));  // neither more nor less
       const std::size_t more = 1 + random() % 50000;
       fixture.wire.client.credit(fixture.id, static_cast<int32_t>(more));
       credit += more;
@@ -322,7 +325,8 @@ TEST_CASE("graceful shutdown: GOAWAY(2^31-1), GOAWAY(last), the rest finishes, t
   REQUIRE(client.goaways.size() == 2);
   CHECK(client.goaways[1].last_stream == second_id);
   // Too late: ignored, for another server to answer. POST http / :authority s
-  CHECK(fixture.wire.feed(http2_frame(1, 0x5, static_cast<uint32_t>(second_id) + 2, "\x83\x86\x84\x01\x01s")));
+  CHECK(fixture.wire.feed(
+      http2_frame(1, 0x5, static_cast<uint32_t>(second_id) + 2, "\x83\x86\x84\x01\x01s")));
   CHECK(fixture.acceptor.recorders.size() == 2);
 
   send_all(*second.stream, {"two"});

@@ -18,7 +18,7 @@ namespace {
 
 int connect_to(uint16_t port) {
   const int fd = ::socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-  struct sockaddr_in address{};
+  struct sockaddr_in address {};
   address.sin_family = AF_INET;
   address.sin_port = htons(port);
   address.sin_addr.s_addr = htonl(INADDR_LOOPBACK);
@@ -27,7 +27,7 @@ int connect_to(uint16_t port) {
 }
 
 uint16_t local_port(int fd) {
-  struct sockaddr_in address{};
+  struct sockaddr_in address {};
   socklen_t size = sizeof(address);
   ::getsockname(fd, reinterpret_cast<struct sockaddr*>(&address), &size);
   return ntohs(address.sin_port);
@@ -39,7 +39,8 @@ TEST_CASE("close() first accepts all that waits, more than one turn's worth too"
   EventLoop loop;
   REQUIRE(loop.open().ok());
   std::vector<std::pair<int, std::string>> accepted;
-  Listener listener(loop, [&](int fd, std::string peer) { accepted.emplace_back(fd, std::move(peer)); });
+  Listener listener(loop,
+                    [&](int fd, std::string peer) { accepted.emplace_back(fd, std::move(peer)); });
   REQUIRE(listener.open("127.0.0.1", 0).ok());
   CHECK(listener.port() != 0);
   std::vector<int> clients;
@@ -73,7 +74,7 @@ TEST_CASE("connections are accepted by the running loop") {
   // "localhost" may be ::1 here; then 127.0.0.1 refuses.
   for (int i = 0; i < 100; ++i) {
     int fd = ::socket(AF_INET6, SOCK_STREAM, 0);
-    struct sockaddr_in6 six{};
+    struct sockaddr_in6 six {};
     six.sin6_family = AF_INET6;
     six.sin6_port = htons(port);
     six.sin6_addr = in6addr_loopback;
@@ -96,7 +97,8 @@ TEST_CASE("an address that cannot be had is named with the reason") {
   Listener second(loop, ignore);
   const Status taken = second.open("127.0.0.1", first.port());
   CHECK(taken.code() == StatusCode::kUnavailable);
-  CHECK(taken.message() == "cannot listen on 127.0.0.1:" + std::to_string(first.port()) + ": Address already in use");
+  CHECK(taken.message() ==
+        "cannot listen on 127.0.0.1:" + std::to_string(first.port()) + ": Address already in use");
   const Status nowhere = second.open("not a host name", 0);
   CHECK(nowhere.code() == StatusCode::kUnavailable);
   CHECK(nowhere.message().find("not a host name") != std::string::npos);
