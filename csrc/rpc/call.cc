@@ -15,7 +15,7 @@ constexpr HeaderField kAcceptEncodingField{"grpc-accept-encoding", kAcceptEncodi
 constexpr HeaderField kGrpcOk{"grpc-status", "0", true};
 
 // Above this a message's memory grows with what arrives instead of with what its prefix claims.
-constexpr std::size_t kTrustedBytes = 1 << 20;
+constexpr std::size_t kTrustedBytes = 64 * 1024;
 
 bool grpc_content_type(std::string_view value) {
   constexpr std::string_view kPrefix = "application/grpc";
@@ -183,7 +183,7 @@ void Call::on_data(std::span<const std::byte> bytes) {
   while (!bytes.empty() && state_ == State::kReceiving) {
     if (have_message_ && received_ < message_size_) {
       if (received_ == message_.size()) {
-        const std::size_t larger = std::min(message_size_, message_.size() * 2);
+        const std::size_t larger = std::min(message_size_, message_.size() * 4);
         if (!reserve(larger - message_.size())) return;
         BufferRef grown = BufferRef::allocate(larger);
         std::memcpy(grown.data(), message_.data(), received_);
