@@ -20,7 +20,7 @@ namespace {
 constexpr Milliseconds kGoawayPause{100};
 constexpr Milliseconds kPoll{2};
 // How long an instance that ignores its cancelled batch may hold up stop() past the grace.
-constexpr std::chrono::seconds kReturnPatience{5};
+constexpr std::chrono::seconds kReturnPatience{1};
 
 }  // namespace
 

@@ -293,12 +293,16 @@ class _Task(threading.Thread):
         self._done()
 
 
+# Past the exit timeout, when every call has been answered, an instance may hold the stop this long.
+_HANGING_SECS = 2.0
+
+
 def run_until_signal(
     config: ServerConfig, *, on_event: Callable[[LoadEvent], None] | None = None
 ) -> int:
     """`headrace serve`: runs until SIGTERM or SIGINT, then drains. Answers the exit status, 0;
-    raises when the server cannot start. A second signal ends the process at once, with 1. Main
-    thread only.
+    raises when the server cannot start. A second signal ends the process at once, with 1; so does
+    a model that hangs, two seconds after the exit timeout. Main thread only.
 
     Start and stop run on threads of their own, so that signals are heard also while the core
     compiles a model or waits for requests to finish. Signals arrive through a socket
@@ -318,7 +322,16 @@ def run_until_signal(
         start.start()
         asked: float | None = None  # when
         while not stop.ended:
-            if reader.recv(1) != ended:
+            if asked is not None:
+                patience = config.exit_timeout_secs + _HANGING_SECS
+                reader.settimeout(max(0.01, asked + patience - time.monotonic()))
+            try:
+                received = reader.recv(1)
+            except TimeoutError:
+                # Its callers have their answer; a thread inside a model cannot be ended.
+                _log.error("a model still runs a batch after the exit timeout: ending without it")
+                os._exit(1)
+            if received != ended:
                 if asked is not None:
                     sys.stderr.write("second signal: ending at once\n")
                     sys.stderr.flush()
