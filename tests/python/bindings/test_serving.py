@@ -346,7 +346,7 @@ def test_cycles_of_versions_leave_no_threads_and_no_memory(
     gc.collect()
     after = tracemalloc.take_snapshot()
     tracemalloc.stop()
-    assert threads() == started
+    assert threads() <= started  # grpcio's, of other tests, may end meanwhile
     grown = sum(stat.size_diff for stat in after.compare_to(before, "filename"))
     assert grown < 100_000  # less than one array in 50
 
