@@ -93,7 +93,7 @@ def test_many_servers_one_after_the_other() -> None:
     for _ in range(10):
         with Server(ServerConfig(**(QUIET | {"metrics_port": 0}))) as server:
             assert server.metrics_port > 0
-    assert threads() == before
+    assert threads() <= before
 
 
 def serve(*flags: str, **variables: str) -> subprocess.Popen[str]:
