@@ -136,7 +136,6 @@ void ConnectionSet::close(Socket& socket) {
   socket.mark_closing();
   loop_.remove(socket.fd());
   open_.erase(&socket);
-  counters_.connections_open.subtract();
   closed_.emplace_back(&socket);
   if (!turn_end_requested_) {
     turn_end_requested_ = true;
@@ -153,8 +152,12 @@ void ConnectionSet::on_turn_end() {
     if (!socket->closing() && !socket->flush()) close(*socket);
   }
   dirty_.clear();
-  const std::vector<std::unique_ptr<Socket>> gone = std::move(closed_);
+  std::vector<std::unique_ptr<Socket>> gone = std::move(closed_);
   closed_.clear();
+  const std::size_t ended = gone.size();
+  gone.clear();
+  // After their streams have ended: who waits for the count may rely on that.
+  counters_.connections_open.subtract(ended);
 }
 
 void ConnectionSet::begin_shutdown() {

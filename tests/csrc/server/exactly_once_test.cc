@@ -272,8 +272,9 @@ TEST_CASE("stop() in the middle of everything answers every call once") {
     std::atomic<uint64_t> ok{0};
     std::vector<std::thread> threads;
     for (int t = 0; t < 4; ++t) {
-      threads.emplace_back([&] {
-        GrpcClient client(server.port());
+      // Connected here: a thread may start only after the listener is closed.
+      threads.emplace_back([&, connection = std::make_unique<GrpcClient>(server.port())] {
+        GrpcClient& client = *connection;
         for (;;) {
           std::vector<int32_t> calls;
           for (int i = 0; i < 8; ++i) calls.push_back(client.begin(kInfer, infer_message(i)));
