@@ -16,6 +16,8 @@ constexpr HeaderField kGrpcOk{"grpc-status", "0", true};
 
 // Above this a message's memory grows with what arrives instead of with what its prefix claims.
 constexpr std::size_t kTrustedBytes = 64 * 1024;
+// What a client may send ahead of a large message that is taken as it comes.
+constexpr std::size_t kLargeWindow = 1 << 20;
 
 bool grpc_content_type(std::string_view value) {
   constexpr std::string_view kPrefix = "application/grpc";
@@ -61,6 +63,20 @@ void append(std::vector<HeaderField>& fields, const Metadata* metadata) {
 
 }  // namespace
 
+void Handler::on_unary(Call& call, BufferRef) {
+  call.fail(Status::unimplemented("the method takes a stream of messages"));
+}
+
+void Handler::on_open(Call& call) {
+  call.fail(Status::unimplemented("the method takes one message"));
+}
+
+void Handler::on_message(Call&, BufferRef) {}
+
+void Handler::on_half_close(Call&) {}
+
+void Handler::on_writable(Call&) {}
+
 uint64_t Call::id() const { return uint64_t{generation_} << 32 | index_; }
 
 TimePoint Call::now() const { return set_->now_(); }
@@ -72,12 +88,17 @@ void Call::open(Stream& stream) {
   text_.clear();
   fields_.clear();
   post_ = content_type_ok_ = bad_timeout_ = bad_encoding_ = false;
-  encoding_ = Encoding::kIdentity;
+  headers_sent_ = false;
+  compress_messages_ = true;
+  encoding_ = response_encoding_ = Encoding::kIdentity;
+  accept_encoding_.clear();
   deadline_ = kNever;
   method_ = nullptr;
   prefix_size_ = 0;
   have_message_ = compressed_ = false;
   message_size_ = received_ = 0;
+  credit_ = held_offset_ = 0;
+  delivering_ = half_closed_ = end_told_ = false;
   context = nullptr;
 }
 
@@ -97,6 +118,8 @@ void Call::on_header(std::string_view name, std::string_view value) {
     const std::optional<Encoding> encoding = encoding_from_name(value);
     bad_encoding_ |= !encoding;
     if (encoding) encoding_ = *encoding;
+  } else if (name == "grpc-accept-encoding") {
+    accept_encoding_ = value;
   }
   if (reserved_header(name)) return;
   text_.append(name).append(value);
@@ -135,6 +158,11 @@ void Call::on_headers_end(bool too_large) {
                                       std::string(kAcceptEncoding)));
   }
   if (deadline_ != kNever) set_->timers_.schedule(timer_, deadline_);
+  if (set_->compression_ != Encoding::kIdentity) set_compression(set_->compression_);
+  if (!streams()) return;
+  stream_->hold_window();
+  state_ = State::kHandled;
+  method_->handler->on_open(*this);
 }
 
 bool Call::reserve(std::size_t bytes) {
@@ -142,7 +170,7 @@ bool Call::reserve(std::size_t bytes) {
     charged_ += bytes;
     return true;
   }
-  fail(Status::resource_exhausted(std::string(kBudgetFull)));
+  abort(Status::resource_exhausted(std::string(kBudgetFull)));
   return false;
 }
 
@@ -153,138 +181,285 @@ bool Call::begin_message() {
     length = length << 8 | static_cast<uint8_t>(prefix_[i]);
   }
   if (flag > 1) {
-    fail(
+    abort(
         Status::internal("malformed gRPC message: the compressed flag is " + std::to_string(flag)));
     return false;
   }
   if (flag == 1 && encoding_ == Encoding::kIdentity) {
-    fail(Status::internal("compressed message without a grpc-encoding"));
+    abort(Status::internal("compressed message without a grpc-encoding"));
     return false;
   }
   if (have_message_) {
-    fail(Status::internal("a unary call has one request message, this one has more"));
+    abort(Status::internal("a unary call has one request message, this one has more"));
     return false;
   }
   if (length > method_->max_message_bytes) {
-    fail(Status::resource_exhausted("Received message larger than max (" + std::to_string(length) +
-                                    " vs. " + std::to_string(method_->max_message_bytes) + ")"));
+    abort(Status::resource_exhausted("Received message larger than max (" + std::to_string(length) +
+                                     " vs. " + std::to_string(method_->max_message_bytes) + ")"));
     return false;
   }
   have_message_ = true;
   compressed_ = flag == 1;
   message_size_ = length;
+  received_ = 0;
   const std::size_t first = std::min<std::size_t>(length, kTrustedBytes);
   if (!reserve(first)) return false;
   message_ = BufferRef::allocate(first);
+  // Its bytes are taken as they come: a larger window saves the client round trips.
+  if (length > kTrustedBytes && !streams()) {
+    stream_->grow_window(std::min(length + kPrefixBytes, kLargeWindow));
+  }
   return true;
 }
 
-void Call::on_data(std::span<const std::byte> bytes) {
-  while (!bytes.empty() && state_ == State::kReceiving) {
-    if (have_message_ && received_ < message_size_) {
-      if (received_ == message_.size()) {
-        const std::size_t larger = std::min(message_size_, message_.size() * 4);
-        if (!reserve(larger - message_.size())) return;
-        BufferRef grown = BufferRef::allocate(larger);
-        std::memcpy(grown.data(), message_.data(), received_);
-        message_ = std::move(grown);
-      }
-      const std::size_t n = std::min(bytes.size(), message_.size() - received_);
-      std::memcpy(message_.data() + received_, bytes.data(), n);
-      received_ += n;
-      bytes = bytes.subspan(n);
-      continue;
+bool Call::parse(std::span<const std::byte>& bytes) {
+  if (have_message_ && received_ < message_size_) {
+    if (received_ == message_.size()) {
+      const std::size_t larger = std::min(message_size_, message_.size() * 4);
+      if (!reserve(larger - message_.size())) return false;
+      BufferRef grown = BufferRef::allocate(larger);
+      std::memcpy(grown.data(), message_.data(), received_);
+      message_ = std::move(grown);
     }
-    const std::size_t n = std::min(bytes.size(), kPrefixBytes - prefix_size_);
-    std::memcpy(prefix_.data() + prefix_size_, bytes.data(), n);
-    prefix_size_ += n;
+    const std::size_t n = std::min(bytes.size(), message_.size() - received_);
+    std::memcpy(message_.data() + received_, bytes.data(), n);
+    received_ += n;
     bytes = bytes.subspan(n);
-    if (prefix_size_ == kPrefixBytes) {
-      prefix_size_ = 0;
-      if (!begin_message()) return;
-    }
+    return true;
+  }
+  const std::size_t n = std::min(bytes.size(), kPrefixBytes - prefix_size_);
+  std::memcpy(prefix_.data() + prefix_size_, bytes.data(), n);
+  prefix_size_ += n;
+  bytes = bytes.subspan(n);
+  if (prefix_size_ < kPrefixBytes) return true;
+  prefix_size_ = 0;
+  return begin_message();
+}
+
+void Call::on_data(std::span<const std::byte> bytes) {
+  if (state_ == State::kHandled && streams()) {
+    // Held bytes come first, and there are none while there is credit.
+    const std::size_t taken = credit_ == 0 ? 0 : deliver(bytes);
+    if (state_ == State::kHandled && taken < bytes.size()) hold(bytes.subspan(taken));
+    return;
+  }
+  while (!bytes.empty() && state_ == State::kReceiving) {
+    if (!parse(bytes)) return;
   }
 }
 
 void Call::on_end() {
+  if (state_ == State::kHandled && streams()) {
+    half_closed_ = true;
+    return deliver_held();
+  }
   if (state_ != State::kReceiving) return;
   if (prefix_size_ != 0 || (have_message_ && received_ != message_size_)) {
     return fail(Status::internal("the request ended in the middle of a message"));
   }
   if (!have_message_) return fail(Status::internal("a unary call without a request message"));
-  dispatch();
-}
-
-void Call::dispatch() {
-  BufferRef message = std::move(message_);
-  if (compressed_) {
-    const std::size_t packed = charged_;
-    Result<BufferRef> inflated = inflate_message(
-        encoding_, message.span(), method_->max_message_bytes, [this](std::size_t more) {
-          if (!set_->budget_.take(more)) return false;
-          charged_ += more;
-          return true;
-        });
-    if (!inflated) return fail(inflated.error());
-    message = *std::move(inflated);
-    set_->budget_.give(packed);
-    charged_ -= packed;
-  }
+  BufferRef message;
+  if (!take_message(message)) return;
   state_ = State::kHandled;
   method_->handler->on_unary(*this, std::move(message));
 }
 
-void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata* initial,
-                   const Metadata* trailing) {
+bool Call::take_message(BufferRef& message) {
+  message = std::move(message_);
+  if (!compressed_) return true;
+  const std::size_t packed = message.size();
+  std::size_t granted = 0;
+  Result<BufferRef> inflated =
+      inflate_message(encoding_, message.span(), method_->max_message_bytes, [&](std::size_t more) {
+        if (!set_->budget_.take(more)) return false;
+        charged_ += more;
+        granted += more;
+        return true;
+      });
+  if (!inflated) {
+    abort(inflated.error());
+    return false;
+  }
+  message = *std::move(inflated);
+  // A streamed message is charged with its size, which its handler releases.
+  release(streams() ? packed + granted - message.size() : packed);
+  return true;
+}
+
+std::size_t Call::deliver(std::span<const std::byte> bytes) {
+  const std::size_t offered = bytes.size();
+  delivering_ = true;
+  while (credit_ != 0 && !bytes.empty() && state_ == State::kHandled) {
+    if (!parse(bytes) || !message_complete()) continue;
+    BufferRef message;
+    if (!take_message(message)) break;
+    have_message_ = false;
+    --credit_;
+    method_->handler->on_message(*this, std::move(message));
+  }
+  delivering_ = false;
+  const std::size_t taken = offered - bytes.size();
+  if (state_ == State::kHandled) stream_->consume(taken);
+  return taken;
+}
+
+void Call::hold(std::span<const std::byte> bytes) {
+  if (!reserve(bytes.size())) return;
+  if (held_offset_ > held_.size() / 2) {
+    held_.erase(held_.begin(), held_.begin() + static_cast<std::ptrdiff_t>(held_offset_));
+    held_offset_ = 0;
+  }
+  held_.insert(held_.end(), bytes.begin(), bytes.end());
+}
+
+void Call::deliver_held() {
+  if (delivering_) return;  // who delivers goes on with the new credit
+  if (credit_ != 0 && held_offset_ < held_.size()) {
+    const std::size_t taken = deliver(std::span<const std::byte>(held_).subspan(held_offset_));
+    if (state_ != State::kHandled) return;
+    held_offset_ += taken;
+    release(taken);
+    if (held_offset_ == held_.size()) {
+      held_ = {};
+      held_offset_ = 0;
+    }
+  }
+  if (!half_closed_ || held_offset_ < held_.size()) return;
+  if (prefix_size_ != 0 || have_message_) {
+    return abort(Status::internal("the request ended in the middle of a message"));
+  }
+  if (std::exchange(end_told_, true)) return;
+  method_->handler->on_half_close(*this);
+}
+
+void Call::request_messages(std::size_t count) {
+  if (state_ != State::kHandled) return;
+  credit_ += std::min(count, SIZE_MAX - credit_);
+  deliver_held();
+}
+
+void Call::release(std::size_t bytes) {
+  bytes = std::min(bytes, charged_);
+  charged_ -= bytes;
+  set_->budget_.give(bytes);
+}
+
+Encoding Call::set_compression(Encoding encoding) {
+  if (!headers_sent_) {
+    response_encoding_ =
+        accepts_encoding(accept_encoding_, encoding) ? encoding : Encoding::kIdentity;
+  }
+  return response_encoding_;
+}
+
+Status Call::pack(BufferRef& head, std::vector<BodyPiece>& rest) const {
   std::size_t size = head.size() - kPrefixBytes;
   for (const BodyPiece& piece : rest) size += piece.bytes.size();
   // The prefix has 32 bits; clients stop at 2^31-1 (kserve: "exceeds gRPC's byte size limit").
   constexpr std::size_t kMaxMessage = 0x7fffffff;
   if (size > kMaxMessage) {
     rest.clear();
-    return fail(Status::invalid_argument("Response has byte size " + std::to_string(size) +
-                                         " which exceeds gRPC's byte size limit " +
-                                         std::to_string(kMaxMessage) + "."));
+    return Status::invalid_argument("Response has byte size " + std::to_string(size) +
+                                    " which exceeds gRPC's byte size limit " +
+                                    std::to_string(kMaxMessage) + ".");
+  }
+  bool compressed = false;
+  if (response_encoding_ != Encoding::kIdentity && compress_messages_ && size != 0) {
+    std::optional<BufferRef> smaller =
+        compress_message(response_encoding_, head.span().subspan(kPrefixBytes), rest, kPrefixBytes);
+    if (smaller) {
+      compressed = true;
+      head = *std::move(smaller);
+      rest.clear();
+      size = head.size() - kPrefixBytes;
+    }
   }
   std::byte* prefix = head.data();
-  prefix[0] = std::byte{0};
+  prefix[0] = std::byte{compressed};
   for (std::size_t i = 0; i < 4; ++i) {
     prefix[1 + i] = static_cast<std::byte>(size >> (8 * (3 - i)) & 0xff);
   }
-  if (initial == nullptr) {
-    static constexpr std::array<HeaderField, 3> kHeaders = {kStatus200, kContentType,
-                                                            kAcceptEncodingField};
-    stream_->send_headers(kHeaders);
-  } else {
-    std::vector<HeaderField> headers = {kStatus200, kContentType, kAcceptEncodingField};
-    append(headers, initial);
-    stream_->send_headers(headers);
-  }
+  return {};
+}
+
+void Call::queue(BufferRef head, std::vector<BodyPiece>& rest) {
   const std::span<const std::byte> bytes = head.span();
   stream_->send_body({std::move(head), bytes});
   for (BodyPiece& piece : rest) stream_->send_body(std::move(piece));
   rest.clear();
+}
+
+void Call::send_headers(const Metadata* initial) {
+  headers_sent_ = true;
+  if (initial == nullptr && response_encoding_ == Encoding::kIdentity) {
+    static constexpr std::array<HeaderField, 3> kHeaders = {kStatus200, kContentType,
+                                                            kAcceptEncodingField};
+    return stream_->send_headers(kHeaders);
+  }
+  std::vector<HeaderField> headers = {kStatus200, kContentType, kAcceptEncodingField};
+  if (response_encoding_ != Encoding::kIdentity) {
+    headers.push_back({"grpc-encoding", name_of(response_encoding_), true});
+  }
+  append(headers, initial);
+  stream_->send_headers(headers);
+}
+
+bool Call::send_message(BufferRef head, std::vector<BodyPiece>& rest) {
+  const Status packed = pack(head, rest);
+  if (!packed.ok()) {
+    abort(packed);
+    return false;
+  }
+  if (!headers_sent_) send_headers();
+  queue(std::move(head), rest);
+  return true;
+}
+
+void Call::send_ok_trailers(const Metadata* trailing) {
   if (trailing == nullptr) {
     static constexpr std::array<HeaderField, 1> kTrailers = {kGrpcOk};
-    stream_->send_trailers(kTrailers);
-  } else {
-    std::vector<HeaderField> trailers = {kGrpcOk};
-    append(trailers, trailing);
-    stream_->send_trailers(trailers);
+    return stream_->send_trailers(kTrailers);
   }
+  std::vector<HeaderField> trailers = {kGrpcOk};
+  append(trailers, trailing);
+  stream_->send_trailers(trailers);
+}
+
+void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata* initial,
+                   const Metadata* trailing) {
+  const Status packed = pack(head, rest);
+  if (!packed.ok()) return fail(packed);
+  send_headers(initial);
+  queue(std::move(head), rest);
+  send_ok_trailers(trailing);
+  finished(StatusCode::kOk);
+}
+
+void Call::finish(const Status& status, const Metadata* trailing) {
+  if (!status.ok()) return fail(status, trailing);
+  if (!headers_sent_) send_headers();
+  send_ok_trailers(trailing);
   finished(StatusCode::kOk);
 }
 
 void Call::fail(const Status& status, const Metadata* trailing) {
   const std::string message = grpc_message(status.message());
-  std::vector<HeaderField> headers = {kStatus200,
-                                      kContentType,
-                                      kAcceptEncodingField,
-                                      {"grpc-status", code_text(status.code()), true}};
+  std::vector<HeaderField> headers;
+  if (!headers_sent_) headers = {kStatus200, kContentType, kAcceptEncodingField};
+  headers.push_back({"grpc-status", code_text(status.code()), true});
   if (!message.empty()) headers.push_back({"grpc-message", message});
   append(headers, trailing);
-  stream_->send_headers_only(headers);
+  if (headers_sent_) {
+    stream_->send_trailers(headers);
+  } else {
+    stream_->send_headers_only(headers);
+  }
   finished(status.code());
+}
+
+void Call::abort(const Status& status) {
+  if (state_ == State::kHandled) method_->handler->on_cancel(*this);
+  fail(status);
 }
 
 void Call::finished(StatusCode code) {
@@ -292,6 +467,7 @@ void Call::finished(StatusCode code) {
   ++generation_;
   set_->timers_.cancel(timer_);
   message_.reset();
+  held_ = {};
   set_->budget_.give(std::exchange(charged_, 0));
   set_->counters_.finished.add();
   set_->counters_.finished_by_code[static_cast<std::size_t>(code)].add();
@@ -299,8 +475,17 @@ void Call::finished(StatusCode code) {
 }
 
 void Call::on_deadline() {
+  const Status status = Status::deadline_exceeded("Deadline Exceeded");
+  if (stream_->unsent() == 0) return abort(status);
+  // The status would wait behind a body that the client may never take.
   if (state_ == State::kHandled) method_->handler->on_cancel(*this);
-  fail(Status::deadline_exceeded("Deadline Exceeded"));
+  stream_->drop_body();
+  stream_->reset(Http2Error::kCancel);
+  finished(status.code());
+}
+
+void Call::on_writable() {
+  if (state_ == State::kHandled) method_->handler->on_writable(*this);
 }
 
 void Call::on_closed(Http2Error) {
@@ -345,9 +530,7 @@ Call* CallSet::find(uint64_t id) {
 
 void CallSet::fail_all(const Status& status) {
   for (const std::unique_ptr<Call>& call : calls_) {
-    if (call->state_ == Call::State::kFinished) continue;
-    if (call->state_ == Call::State::kHandled) call->method_->handler->on_cancel(*call);
-    call->fail(status);
+    if (call->state_ != Call::State::kFinished) call->abort(status);
   }
 }
 

@@ -1,10 +1,30 @@
-// Call: one gRPC call on one HTTP/2 stream: checks the request headers, puts the message together,
+// Call: one gRPC call on one HTTP/2 stream: checks the request headers, puts the messages together,
 // keeps the deadline, and writes the answer. Handler is the door up: what answers a method.
 //
-// Threads: a Call belongs to its I/O thread. Another thread that has its answer sends it to the
-// loop with the call's id; CallSet::find() there tells whether the client still waits.
-// Invariants: a handler that was given a call gets either to finish it, or on_cancel; never both, never
-// neither. After finish() the id finds nothing.
+// Threads: a Call belongs to its I/O thread, and a Handler is told everything there. Another thread that
+// has an answer sends it to the loop with the call's id; CallSet::find() there tells whether the
+// client still waits.
+//
+// When a handler has a call. Unary request (kUnary, kServerStreaming): from on_unary, with the whole
+// message. Streamed request: from on_open, when the headers were accepted; then
+//
+//   on_open -> on_message* -> on_half_close       as far as it asked with request_messages(), in order
+//           -> on_writable*                       each after a writable() that answered false
+//
+// and it ends with exactly one of
+//
+//   the handler's respond(), fail() or finish()   it hears nothing of the call any more; or
+//   on_cancel                                     the client left, the deadline passed, the server stops, or
+//                                                 the request is malformed: the client is told by rpc.
+//
+// never both, never neither; after it the id finds nothing. Any callback but on_cancel may end the call.
+//
+// The response is either one respond(), or [send_headers] send_message* finish.
+//
+// Back-pressure. A streamed request is taken from the client only as the handler asks for messages:
+// without credit at most the stream's window of raw bytes is held; with credit also the one message that is
+// being put together. All of it, and messages that were handed over until release(), is charged to the
+// ReceiveBudget. Responses: see writable().
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
@@ -33,19 +53,39 @@ namespace headrace {
 class Call;
 class CallSet;
 
+enum class MethodKind : uint8_t { kUnary, kClientStreaming, kServerStreaming, kBidiStreaming };
+
+constexpr bool request_streams(MethodKind kind) {
+  return kind == MethodKind::kClientStreaming || kind == MethodKind::kBidiStreaming;
+}
+
+// A method's kind decides how requests come. How many messages the response has is the handler's affair:
+// with one, respond() is the fast way.
 class Handler {
  public:
   virtual ~Handler() = default;
-  // The whole, inflated request message of a unary call. Answer with call.respond() or call.fail(),
-  // now or later.
-  virtual void on_unary(Call& call, BufferRef message) = 0;
-  // The client left or the deadline passed; the client has been told. Stop working on it.
+  // kUnary, kServerStreaming: the whole, inflated request message. Answer now or later.
+  virtual void on_unary(Call& call, BufferRef message);
+
+  // kClientStreaming, kBidiStreaming: a new call. No message comes before call.request_messages().
+  virtual void on_open(Call& call);
+  // One inflated message; it takes one credit. Its size stays charged to the receive budget until
+  // call.release().
+  virtual void on_message(Call& call, BufferRef message);
+  // The client has sent its last message, and all of them were delivered.
+  virtual void on_half_close(Call& call);
+  // call.writable() was false and is true.
+  virtual void on_writable(Call& call);
+
+  // The call ended without the handler (see above); the client is told. Stop working on it. The call may
+  // be looked at, not answered.
   virtual void on_cancel(Call& call) = 0;
 };
 
 struct Method {
   Handler* handler = nullptr;
-  std::size_t max_message_bytes = 4 << 20;
+  std::size_t max_message_bytes = 4 << 20;  // as received, and inflated
+  MethodKind kind = MethodKind::kUnary;
 };
 
 // By path, "/package.Service/Method". Filled before the loops run, then immutable.
@@ -91,7 +131,7 @@ using Metadata = std::vector<std::pair<std::string, std::string>>;
 
 class Call final : public StreamHandler {
  public:
-  // Every response message starts with room for the prefix (flag and length), which respond() fills in.
+  // Every response message starts with room for the prefix (flag and length), which is filled in here.
   static constexpr std::size_t kPrefixBytes = 5;
 
   uint64_t id() const;
@@ -106,8 +146,35 @@ class Call final : public StreamHandler {
   // the pieces of `rest`, in order. Metadata is sent with the headers / trailers.
   void respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata* initial = nullptr,
                const Metadata* trailing = nullptr);
-  // Ends it with an error and no message.
+  // Ends it with an error and, if none was sent, no message.
   void fail(const Status& status, const Metadata* trailing = nullptr);
+
+  // --- streamed responses ---
+  // Once, before the first message; without it the first message or finish(OK) sends them.
+  void send_headers(const Metadata* initial = nullptr);
+  bool headers_sent() const { return headers_sent_; }
+  // One message, as respond() takes it; `rest` is emptied. It is queued whatever writable() says. A message
+  // too large for gRPC ends the call with on_cancel and INVALID_ARGUMENT: false.
+  bool send_message(BufferRef head, std::vector<BodyPiece>& rest);
+  // Whether to send more: false when as much as one client may make the server hold is queued (Http2Options).
+  // After false, on_writable comes once the client has taken half of it.
+  bool writable() { return stream_->writable(); }
+  // Ends the call after the queued messages, with any status.
+  void finish(const Status& status, const Metadata* trailing = nullptr);
+
+  // --- streamed requests ---
+  // Lets so many more messages come. They may come from within this call, but not from within on_message.
+  void request_messages(std::size_t count);
+  // The memory of a delivered message (its size) is free, or is held on another account: gives it back
+  // to the receive budget. What was not released is when the call ends.
+  void release(std::size_t bytes);
+
+  // --- compression of the response (grpc/grpc doc/compression.md) ---
+  // Before the headers; the default is CallSet::set_compression(). An encoding that the client does not
+  // accept leaves it at identity: answers what will be used.
+  Encoding set_compression(Encoding encoding);
+  // Whether the messages from now on are compressed, if the call is. Message for message.
+  void compress_messages(bool on) { compress_messages_ = on; }
 
   // The handler's own; null at first.
   void* context = nullptr;
@@ -116,10 +183,12 @@ class Call final : public StreamHandler {
   void on_headers_end(bool too_large) override;
   void on_data(std::span<const std::byte> bytes) override;
   void on_end() override;
+  void on_writable() override;
   void on_closed(Http2Error error) override;
 
  private:
   friend class CallSet;
+  // kReceiving: of a unary request, the handler has not got it. kHandled: the handler has it.
   enum class State : uint8_t { kReceiving, kHandled, kFinished };
   struct Field {
     uint32_t name_size;
@@ -130,8 +199,23 @@ class Call final : public StreamHandler {
   // False: the call has been failed.
   bool begin_message();
   bool reserve(std::size_t bytes);
-  void dispatch();
+  bool streams() const { return request_streams(method_->kind); }
+  // Takes what belongs to the current prefix or message from the front. False: the call was ended.
+  bool parse(std::span<const std::byte>& bytes);
+  bool message_complete() const { return have_message_ && received_ == message_size_; }
+  // The complete message, inflated. False: the call was ended.
+  bool take_message(BufferRef& message);
+  // Streamed requests: delivers from `bytes` what credit allows; answers how many it took.
+  std::size_t deliver(std::span<const std::byte> bytes);
+  void deliver_held();
+  void hold(std::span<const std::byte> bytes);
+  // Ends a call that rpc gives up, whether or not a handler has it.
+  void abort(const Status& status);
   void on_deadline();
+  // Writes the prefix and compresses. Not OK: the message is too large.
+  Status pack(BufferRef& head, std::vector<BodyPiece>& rest) const;
+  void queue(BufferRef head, std::vector<BodyPiece>& rest);
+  void send_ok_trailers(const Metadata* trailing);
   void finished(StatusCode code);
 
   CallSet* set_ = nullptr;
@@ -147,7 +231,11 @@ class Call final : public StreamHandler {
   bool content_type_ok_ = false;
   bool bad_timeout_ = false;
   bool bad_encoding_ = false;
-  Encoding encoding_ = Encoding::kIdentity;
+  bool headers_sent_ = false;
+  bool compress_messages_ = true;
+  Encoding encoding_ = Encoding::kIdentity;           // of the request
+  Encoding response_encoding_ = Encoding::kIdentity;  // of the response
+  std::string accept_encoding_;                       // grpc-accept-encoding, as it came
   TimePoint deadline_ = kNever;
   TimerWheel::Timer timer_;
   const Method* method_ = nullptr;
@@ -160,6 +248,14 @@ class Call final : public StreamHandler {
   std::size_t message_size_ = 0;  // declared
   std::size_t received_ = 0;
   std::size_t charged_ = 0;  // to the budget
+
+  // Streamed requests.
+  std::size_t credit_ = 0;
+  bool delivering_ = false;
+  bool half_closed_ = false;     // END_STREAM came
+  bool end_told_ = false;        // on_half_close was
+  std::vector<std::byte> held_;  // from held_offset_ on: came without credit, not consumed
+  std::size_t held_offset_ = 0;
 };
 
 // The calls of one event loop.
@@ -180,6 +276,8 @@ class CallSet final : public StreamAcceptor {
   void fail_all(const Status& status);
   // From now on new calls are answered with this (shutdown).
   void refuse_new(Status status) { refuse_ = std::move(status); }
+  // How responses are compressed unless their call says otherwise. Before the loop runs.
+  void set_compression(Encoding encoding) { compression_ = encoding; }
 
   const RpcCounters& counters() const { return counters_; }
 
@@ -193,6 +291,7 @@ class CallSet final : public StreamAcceptor {
   const std::function<TimePoint()> now_;
   RpcCounters counters_;
   Status refuse_;
+  Encoding compression_ = Encoding::kIdentity;
   Counter active_;
   std::vector<std::unique_ptr<Call>> calls_;
   std::vector<uint32_t> free_;

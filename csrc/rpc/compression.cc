@@ -16,6 +16,67 @@ std::optional<Encoding> encoding_from_name(std::string_view name) {
   return std::nullopt;
 }
 
+std::string_view name_of(Encoding encoding) {
+  switch (encoding) {
+    case Encoding::kIdentity:
+      return "identity";
+    case Encoding::kGzip:
+      return "gzip";
+    case Encoding::kDeflate:
+      return "deflate";
+  }
+  return {};
+}
+
+bool accepts_encoding(std::string_view accepted, Encoding encoding) {
+  if (encoding == Encoding::kIdentity) return true;
+  const std::string_view name = name_of(encoding);
+  while (!accepted.empty()) {
+    const std::size_t comma = std::min(accepted.find(','), accepted.size());
+    std::string_view item = accepted.substr(0, comma);
+    accepted.remove_prefix(std::min(comma + 1, accepted.size()));
+    while (!item.empty() && item.front() == ' ') item.remove_prefix(1);
+    while (!item.empty() && item.back() == ' ') item.remove_suffix(1);
+    if (item == name) return true;
+  }
+  return false;
+}
+
+std::optional<BufferRef> compress_message(Encoding encoding, std::span<const std::byte> first,
+                                          std::span<const BodyPiece> rest, std::size_t room) {
+  std::size_t size = first.size();
+  for (const BodyPiece& piece : rest) size += piece.bytes.size();
+  z_stream stream{};
+  const int window = encoding == Encoding::kGzip ? MAX_WBITS + 16 : MAX_WBITS;
+  constexpr int kMemoryLevel = 8;  // zlib's default
+  if (size == 0 || deflateInit2(&stream, Z_BEST_SPEED, Z_DEFLATED, window, kMemoryLevel,
+                                Z_DEFAULT_STRATEGY) != Z_OK) {
+    return std::nullopt;
+  }
+  struct End {
+    z_stream& s;
+    ~End() { deflateEnd(&s); }
+  } const end{stream};
+  // Room for one byte less than the message: running out of it means that it does not pay.
+  BufferRef out = BufferRef::allocate(room + size - 1);
+  stream.next_out = reinterpret_cast<Bytef*>(out.data() + room);
+  stream.avail_out = static_cast<uInt>(size - 1);
+  const auto add = [&](std::span<const std::byte> bytes, bool last) {
+    stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(bytes.data()));
+    stream.avail_in = static_cast<uInt>(bytes.size());
+    const int rc = deflate(&stream, last ? Z_FINISH : Z_NO_FLUSH);
+    return last ? rc == Z_STREAM_END : stream.avail_in == 0;
+  };
+  bool fits = rest.empty() ? add(first, true) : first.empty() || add(first, false);
+  for (std::size_t i = 0; fits && i < rest.size(); ++i) {
+    const bool last = i + 1 == rest.size();
+    if (last || !rest[i].bytes.empty()) fits = add(rest[i].bytes, last);
+  }
+  if (!fits) return std::nullopt;
+  out.shrink(room + size - 1 - stream.avail_out);
+  return out;
+}
+
 Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
                                   std::size_t limit,
                                   const std::function<bool(std::size_t)>& reserve) {

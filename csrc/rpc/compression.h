@@ -1,4 +1,4 @@
-// Message compression (grpc/grpc doc/compression.md): gzip and deflate (RFC 1950) of request messages.
+// Message compression (grpc/grpc doc/compression.md): gzip and deflate (RFC 1950) of messages, both ways.
 #pragma once
 
 #include <cstddef>
@@ -10,6 +10,7 @@
 
 #include "base/buffer.h"
 #include "base/status.h"
+#include "transport/stream.h"
 
 namespace headrace {
 
@@ -19,6 +20,9 @@ enum class Encoding : uint8_t { kIdentity, kGzip, kDeflate };
 inline constexpr std::string_view kAcceptEncoding = "identity,gzip,deflate";
 
 std::optional<Encoding> encoding_from_name(std::string_view name);
+std::string_view name_of(Encoding encoding);
+// Whether `encoding` is in a client's grpc-accept-encoding ("identity, gzip"); identity always is.
+bool accepts_encoding(std::string_view accepted, Encoding encoding);
 
 inline constexpr std::string_view kBudgetFull =
     "the server holds as many request bytes as it may; try again";
@@ -30,5 +34,11 @@ inline constexpr std::string_view kBudgetFull =
 Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
                                   std::size_t limit,
                                   const std::function<bool(std::size_t)>& reserve);
+
+// Compresses `first` followed by `rest`. The result starts with `room` unset bytes. nullopt when it would
+// not be smaller than the message: then that is sent as it is. The fastest level: it runs on I/O
+// threads, and for tensors the slower ones gain little.
+std::optional<BufferRef> compress_message(Encoding encoding, std::span<const std::byte> first,
+                                          std::span<const BodyPiece> rest, std::size_t room);
 
 }  // namespace headrace

@@ -32,13 +32,20 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
 
   // Writes what there is. False: close.
   bool flush() {
-    for (;;) {
+    // A stream that answers on_writable with more would go on for ever while its client reads: the others
+    // get their turn after a few rounds.
+    constexpr int kRounds = 16;
+    for (int round = 0;; ++round) {
       const bool alive = http2_.drain(output_);
       const bool more = !output_.empty();
       const bool written = write();
       if (!alive || !written) return false;
       // drain() stops at its bound: go on until it has no more or the socket takes no more.
       if (blocked_ || !more) break;
+      if (round == kRounds) {
+        set_.mark_dirty(*this);
+        break;
+      }
     }
     if (output_.empty()) {
       output_.release_idle();
@@ -136,6 +143,8 @@ void ConnectionSet::close(Socket& socket) {
   socket.mark_closing();
   loop_.remove(socket.fd());
   open_.erase(&socket);
+  if (socket.dirty)
+    std::erase(dirty_, &socket);  // it may be for the next turn, and this one destroys it
   closed_.emplace_back(&socket);
   if (!turn_end_requested_) {
     turn_end_requested_ = true;
@@ -145,13 +154,13 @@ void ConnectionSet::close(Socket& socket) {
 
 void ConnectionSet::on_turn_end() {
   turn_end_requested_ = false;
-  // Index: a flush may end streams, whose handlers may make others dirty.
-  for (std::size_t i = 0; i < dirty_.size(); ++i) {
-    Socket* socket = dirty_[i];
+  // A flush may make others dirty, or its own again: those wait for the next turn.
+  flushing_.swap(dirty_);
+  for (Socket* socket : flushing_) {
     socket->dirty = false;
     if (!socket->closing() && !socket->flush()) close(*socket);
   }
-  dirty_.clear();
+  flushing_.clear();
   std::vector<std::unique_ptr<Socket>> gone = std::move(closed_);
   closed_.clear();
   const std::size_t ended = gone.size();

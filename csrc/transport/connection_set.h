@@ -54,6 +54,7 @@ class ConnectionSet final : public EventLoop::TurnEnd {
   std::vector<std::byte> read_buffer_;  // shared by all: a read is consumed before the next
   std::unordered_set<Socket*> open_;
   std::vector<Socket*> dirty_;
+  std::vector<Socket*> flushing_;                // dirty_ of this turn's end
   std::vector<std::unique_ptr<Socket>> closed_;  // destroyed at the end of the turn
   bool turn_end_requested_ = false;
   bool shutting_down_ = false;

@@ -104,9 +104,13 @@ struct Http2Callbacks {
 
   static int on_data_chunk(nghttp2_session* session, uint8_t, int32_t id, const uint8_t* data,
                            size_t size, void*) {
-    // Messages are bounded one by one above (rpc), so the windows are re-opened at once.
-    nghttp2_session_consume(session, id, size);
     Stream* stream = find(session, id);
+    if (stream == nullptr || !stream->window_held_) {
+      // Messages are bounded one by one above (rpc), so the windows are re-opened at once.
+      nghttp2_session_consume(session, id, size);
+    } else {
+      nghttp2_session_consume_connection(session, size);
+    }
     if (stream != nullptr) {
       stream->handler_->on_data({reinterpret_cast<const std::byte*>(data), size});
     }
@@ -174,7 +178,7 @@ struct Http2Callbacks {
         const std::size_t take = std::min(rest, size - n);
         std::memcpy(buffer + n, piece.bytes.data() + stream.body_offset_, take);
         n += take;
-        advance_body(stream, take);
+        advance_body(self(user), stream, take);
       }
     }
     if (stream.body_.empty() && stream.trailers_ready_) finish_body(self(user), stream, flags);
@@ -189,16 +193,17 @@ struct Http2Callbacks {
     connection.output_->append_copy({reinterpret_cast<const std::byte*>(frame_header), 9});
     const BodyPiece& piece = stream.body_.front();
     connection.output_->append_view(piece.owner, piece.bytes.subspan(stream.body_offset_, size));
-    advance_body(stream, size);
+    advance_body(connection, stream, size);
     // The library would go on to the next frame by itself; drain() has a bound to keep.
     return connection.output_->size() < connection.options_.max_unsent_bytes ? 0
                                                                              : NGHTTP2_ERR_PAUSE;
   }
 
  private:
-  static void advance_body(Stream& stream, std::size_t n) {
+  static void advance_body(Http2Connection& connection, Stream& stream, std::size_t n) {
     stream.body_offset_ += n;
     stream.unsent_ -= n;
+    connection.unsent_ -= n;
     if (stream.body_offset_ == stream.body_.front().bytes.size()) {
       stream.body_.pop();
       stream.body_offset_ = 0;
@@ -290,7 +295,12 @@ void Http2Connection::close_stream(Stream& stream, Http2Error error) {
   handler->on_closed(error);
   stream.header_bytes_ = 0;
   stream.headers_too_large_ = stream.peer_ended_ = stream.deferred_ = false;
-  stream.trailers_ready_ = false;
+  stream.trailers_ready_ = stream.window_held_ = false;
+  if (stream.wants_writable_) {
+    stream.wants_writable_ = false;
+    std::erase(waiting_, &stream);
+  }
+  unsent_ -= stream.unsent_;
   stream.body_.clear();
   stream.body_offset_ = stream.unsent_ = 0;
   stream.trailers_.clear();
@@ -318,7 +328,27 @@ bool Http2Connection::drain(OutputQueue& output) {
     output.append_copy({reinterpret_cast<const std::byte*>(data), static_cast<std::size_t>(n)});
   }
   output_ = nullptr;
+  if (!waiting_.empty()) tell_writable();
   return !broken_;
+}
+
+bool Http2Connection::may_write(const Stream& stream, std::size_t share) const {
+  return stream.unsent_ < options_.max_stream_queued_bytes / share &&
+         unsent_ < options_.max_connection_queued_bytes / share;
+}
+
+void Http2Connection::tell_writable() {
+  // Those that are told may wait again at once: they get their next turn in the next drain().
+  std::vector<Stream*> ready;
+  std::erase_if(waiting_, [&](Stream* stream) {
+    if (!may_write(*stream, 2)) return false;
+    ready.push_back(stream);
+    return true;
+  });
+  for (Stream* stream : ready) stream->wants_writable_ = false;
+  // No stream closes here: that is only in the library's callbacks. The first may fill the connection's
+  // share again; the others then ask writable() and wait anew.
+  for (Stream* stream : ready) stream->handler_->on_writable();
 }
 
 bool Http2Connection::finished() const {
@@ -359,6 +389,7 @@ void Stream::send_headers(std::span<const HeaderField> headers) {
 void Stream::send_body(BodyPiece piece) {
   if (piece.bytes.empty()) return;
   unsent_ += piece.bytes.size();
+  connection_->unsent_ += piece.bytes.size();
   body_.push(std::move(piece));
   if (deferred_) {
     deferred_ = false;
@@ -381,6 +412,35 @@ void Stream::send_trailers(std::span<const HeaderField> trailers) {
 void Stream::send_headers_only(std::span<const HeaderField> headers) {
   NvList fields = to_nv(headers);
   nghttp2_submit_response(connection_->session_, id_, fields.data(), fields.size(), nullptr);
+  connection_->wake();
+}
+
+bool Stream::writable() {
+  if (connection_->may_write(*this, 1)) return true;
+  if (!wants_writable_) {
+    wants_writable_ = true;
+    connection_->waiting_.push_back(this);
+  }
+  return false;
+}
+
+void Stream::drop_body() {
+  connection_->unsent_ -= unsent_;
+  unsent_ = body_offset_ = 0;
+  body_.clear();
+}
+
+void Stream::consume(std::size_t bytes) {
+  nghttp2_session_consume_stream(connection_->session_, id_, bytes);
+  connection_->wake();
+}
+
+void Stream::grow_window(std::size_t bytes) {
+  const auto size = static_cast<int32_t>(std::min<std::size_t>(bytes, INT32_MAX));
+  if (nghttp2_session_get_stream_effective_local_window_size(connection_->session_, id_) >= size) {
+    return;
+  }
+  nghttp2_session_set_local_window_size(connection_->session_, NGHTTP2_FLAG_NONE, id_, size);
   connection_->wake();
 }
 

@@ -29,10 +29,15 @@ namespace headrace {
 struct Http2Options {
   uint32_t max_concurrent_streams = 1024;
   uint32_t max_header_list_bytes = 16 * 1024;  // name + value + 32 each (RFC 9113 6.5.2)
-  uint32_t stream_window_bytes = 1 << 20;
+  uint32_t stream_window_bytes = 256 * 1024;   // Stream::grow_window() for more
   uint32_t connection_window_bytes = 8 << 20;
   uint32_t max_frame_bytes = 64 * 1024;  // that clients may send
-  std::size_t max_unsent_bytes = 1 << 20;
+  // Framed and not yet taken by the socket: where drain() stops.
+  std::size_t max_unsent_bytes = 256 * 1024;
+  // Where Stream::writable() becomes false. Together with max_unsent_bytes a client that does not read
+  // one stream holds 1 MiB and the message that was being queued.
+  std::size_t max_stream_queued_bytes = 768 * 1024;
+  std::size_t max_connection_queued_bytes = 8 << 20;
 };
 
 class Http2Connection {
@@ -44,7 +49,8 @@ class Http2Connection {
 
   // Bytes from the client. False: the session is broken; drain what is left and close.
   bool feed(std::span<const std::byte> bytes);
-  // Appends what may be sent now. False: the session is broken.
+  // Appends what may be sent now, then tells streams that wait for room (on_writable), which may make
+  // more output: on_output says so. False: the session is broken.
   bool drain(OutputQueue& output);
   // Nothing will be read or written any more: close.
   bool finished() const;
@@ -55,6 +61,8 @@ class Http2Connection {
   void finish_shutdown();
 
   std::size_t open_streams() const { return open_streams_; }
+  // Body bytes queued on all streams and not yet framed.
+  std::size_t unsent() const { return unsent_; }
   const std::string& peer() const { return peer_; }
   // Called when a stream got something to send outside feed(): the owner must drain() this turn.
   std::function<void()> on_output;
@@ -69,6 +77,8 @@ class Http2Connection {
     if (!feeding_ && on_output) on_output();
   }
   void submit_trailers(Stream& stream);
+  bool may_write(const Stream& stream, std::size_t share) const;
+  void tell_writable();
 
   const Http2Options options_;
   StreamAcceptor& acceptor_;
@@ -78,6 +88,8 @@ class Http2Connection {
   bool feeding_ = false;
   bool broken_ = false;
   std::size_t open_streams_ = 0;
+  std::size_t unsent_ = 0;
+  std::vector<Stream*> waiting_;                  // for on_writable; those with wants_writable_
   std::vector<std::unique_ptr<Stream>> streams_;  // all ever made; idle ones are in free_
   std::vector<Stream*> free_;
 };

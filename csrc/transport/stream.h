@@ -4,6 +4,12 @@
 // Threads: everything here runs on the I/O thread that owns the connection.
 // A handler's life: StreamAcceptor::open() -> on_header* -> on_headers_end -> on_data* -> on_end
 // -> on_closed, after which neither side touches the other. on_closed comes exactly once, at any point.
+//
+// Flow control. Bytes that on_data() delivers open the stream's window again at once, unless the handler
+// asked to hold it: then they do when it says consume(), so that the client can be at most a window ahead.
+// The connection's window always opens at once: a stream that nobody reads must not stop the others, and what
+// one connection can make the server hold is bounded by streams x their window (and above by the receive
+// budget). In the other direction writable() says whether more of the body may be queued.
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
@@ -67,6 +73,21 @@ class Stream {
 
   // Body bytes queued and not yet framed: what back-pressure looks at.
   std::size_t unsent() const { return unsent_; }
+  // Whether more may be queued: less than Http2Options::max_stream_queued_bytes wait on this stream and
+  // less than max_connection_queued_bytes on all of its connection. Nothing enforces it: a message
+  // that has been begun is queued whole. After false, on_writable() comes once when both are below
+  // half.
+  bool writable();
+  // Drops the body that is queued; the stream can only be reset after that.
+  void drop_body();
+
+  // From on_headers_end on: bytes of on_data() count as held until consume() gives them back.
+  void hold_window() { window_held_ = true; }
+  // The handler is done with so many of the held bytes. What a stream has not consumed when it closes needs
+  // no call.
+  void consume(std::size_t bytes);
+  // Lets the client send this much ahead from now on (it never shrinks). For a body whose size is known.
+  void grow_window(std::size_t bytes);
 
  private:
   friend class Http2Connection;
@@ -79,6 +100,8 @@ class Stream {
   bool peer_ended_ = false;
   bool deferred_ = false;  // nghttp2 waits for resume_data
   bool trailers_ready_ = false;
+  bool window_held_ = false;
+  bool wants_writable_ = false;  // it is in the connection's waiting_
   Fifo<BodyPiece> body_;
   std::size_t body_offset_ = 0;  // into body_.front()
   std::size_t unsent_ = 0;
@@ -95,6 +118,8 @@ class StreamHandler {
   virtual void on_data(std::span<const std::byte> bytes) = 0;
   // The client half-closed.
   virtual void on_end() = 0;
+  // Stream::writable() was false and would be true now. Not from within another callback.
+  virtual void on_writable() {}
   // The stream is gone: finished, reset by either side, or its connection was lost.
   virtual void on_closed(Http2Error error) = 0;
 };
