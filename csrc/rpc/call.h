@@ -137,6 +137,10 @@ class Call final : public StreamHandler {
   uint64_t id() const;
   std::string_view path() const { return path_; }
   const std::string& peer() const { return stream_->peer(); }
+  // Who the client is (transport/auth_context.h); null without TLS. Lives as long as anyone keeps it.
+  const std::shared_ptr<const AuthContext>& auth_context() const {
+    return stream_->auth_context();
+  }
   TimePoint deadline() const { return deadline_; }
   TimePoint now() const;
   // Request metadata as it came, without pseudo-headers and gRPC's own (`grpc-*`, te, content-type).

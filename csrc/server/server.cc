@@ -9,6 +9,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/snapshot.h"
 #include "frontend/kserve_service.h"
 #include "transport/connection_set.h"
 #include "transport/listener.h"
@@ -28,10 +29,10 @@ constexpr std::chrono::seconds kReturnPatience{1};
 // requests return to `service`, so it goes last but for the loop.
 class Server::Loop {
  public:
-  Loop(Server& server, const Http2Options& http2)
+  Loop(Server& server, const Http2Options& http2, const TlsLimits& tls)
       : calls(methods, *server.budget_, loop.timers(), [this] { return loop.now(); }),
         service(std::make_unique<KServeService>(loop, calls, *server.state_)),
-        connections(std::make_unique<ConnectionSet>(loop, http2, calls)) {
+        connections(std::make_unique<ConnectionSet>(loop, http2, calls, tls)) {
     service->add_to(methods, server.options_.max_message_bytes);
     for (const Registration& registration : server.registrations_) {
       handlers.push_back(registration.factory(loop, calls));
@@ -53,8 +54,16 @@ class Server::Loop {
   std::vector<std::unique_ptr<Handler>> handlers;
   std::unique_ptr<KServeService> service;
   std::unique_ptr<ConnectionSet> connections;
-  std::unique_ptr<Listener> listener;  // the first loop's
   std::thread thread;
+};
+
+// An address that the server listens on. The first loop accepts for all.
+struct Server::Port {
+  uint16_t number = 0;  // 0: no TCP
+  std::optional<TlsOptions> tls;
+  std::unique_ptr<Snapshot<TlsContext>> context;  // null: no TLS
+  ListenSocket socket;                            // until start()
+  std::unique_ptr<Listener> listener;             // from then on
 };
 
 Server::Server(ServerOptions options)
@@ -75,45 +84,121 @@ void Server::add_method(std::string path, HandlerFactory factory, std::size_t ma
   registrations_.push_back({std::move(path), std::move(factory), max_message_bytes});
 }
 
+Result<uint16_t> Server::add_listener(const std::string& address,
+                                      const std::optional<TlsOptions>& tls, uint32_t unix_mode) {
+  if (stopped_ || start_called_) {
+    return Status{StatusCode::kFailedPrecondition, "listeners are added before start()"};
+  }
+  const Result<ListenAddress> parsed = parse_listen_address(address);
+  if (!parsed) return parsed.error();
+  auto port = std::make_unique<Port>();
+  if (tls) {
+    Result<std::shared_ptr<const TlsContext>> context = TlsContext::make(*tls);
+    if (!context) return context.error();
+    port->tls = tls;
+    port->context = std::make_unique<Snapshot<TlsContext>>(std::move(*context));
+  }
+  Result<ListenSocket> socket = ListenSocket::open(*parsed, unix_mode);
+  if (!socket) return socket.error();
+  port->socket = std::move(*socket);
+  const bool tcp = parsed->kind == ListenAddress::Kind::kTcp;
+  if (tcp) port->number = port->socket.address().port;
+  ports_.push_back(std::move(port));
+  return tcp ? ports_.back()->number : uint16_t{1};
+}
+
+Status Server::reload_tls() {
+  std::string problems;
+  for (const std::unique_ptr<Port>& port : ports_) {
+    if (!port->tls) continue;
+    Result<std::shared_ptr<const TlsContext>> context = TlsContext::make(*port->tls);
+    if (context) {
+      port->context->publish(std::move(*context));
+    } else if (problems.find(context.error().message()) == std::string::npos) {
+      if (!problems.empty()) problems += "; ";
+      problems += context.error().message();
+    }
+  }
+  return problems.empty() ? Status() : Status::invalid_argument(problems);
+}
+
+int64_t Server::tls_not_after() const {
+  int64_t first = 0;
+  for (const std::unique_ptr<Port>& port : ports_) {
+    if (!port->context) continue;
+    const int64_t end = port->context->load()->not_after();
+    first = first == 0 ? end : std::min(first, end);
+  }
+  return first;
+}
+
+// Accepting loop's thread.
+void Server::accept(int fd, std::string peer, const Port& port) {
+  uint64_t open = 0;
+  for (const auto& loop : loops_) {
+    open += loop->connections->counters().connections_open.read();
+  }
+  if (open >= options_.max_connections) {
+    connections_refused_.fetch_add(1, std::memory_order_relaxed);
+    ::close(fd);
+    return;
+  }
+  std::shared_ptr<const TlsContext> tls = port.context ? port.context->load() : nullptr;
+  // In turn: few long-lived connections still spread over all loops.
+  Loop& target = *loops_[next_loop_++ % loops_.size()];
+  if (&target == loops_.front().get()) return target.connections->adopt(fd, std::move(peer), tls);
+  const bool posted = target.loop.post([&target, fd, peer = std::move(peer), tls = std::move(tls)] {
+    target.connections->adopt(fd, peer, tls);
+  });
+  if (!posted) ::close(fd);
+}
+
 Status Server::start() {
-  if (stopped_ || std::exchange(start_called_, true)) {
+  if (stopped_ || start_called_) {
     return {StatusCode::kFailedPrecondition, "a Server starts once; make a new one"};
   }
+  if (ports_.empty()) {
+    ListenAddress address;
+    address.host = options_.host;
+    address.port = options_.port;
+    const Result<uint16_t> added = add_listener(address.text());
+    if (!added) {
+      start_called_ = true;
+      return added.error();
+    }
+  }
+  start_called_ = true;
   std::signal(SIGPIPE, SIG_IGN);
   Http2Options http2;
   http2.max_concurrent_streams = options_.max_concurrent_streams;
-  for (uint32_t i = 0; i < std::max<uint32_t>(1, options_.io_threads); ++i) {
-    loops_.push_back(std::make_unique<Loop>(*this, http2));
+  const uint32_t loops = std::max<uint32_t>(1, options_.io_threads);
+  TlsLimits tls;
+  tls.handshake_timeout = options_.tls_handshake_timeout;
+  tls.max_handshakes = std::max<uint32_t>(1, options_.max_tls_handshakes / loops);
+  for (uint32_t i = 0; i < loops; ++i) {
+    loops_.push_back(std::make_unique<Loop>(*this, http2, tls));
     Status status = loops_.back()->loop.open();
     if (!status.ok()) return status;
   }
-  Loop& first = *loops_.front();
-  first.listener = std::make_unique<Listener>(first.loop, [this](int fd, std::string peer) {
-    uint64_t open = 0;
-    for (const auto& loop : loops_) {
-      open += loop->connections->counters().connections_open.read();
-    }
-    if (open >= options_.max_connections) {
-      connections_refused_.fetch_add(1, std::memory_order_relaxed);
-      ::close(fd);
-      return;
-    }
-    // In turn: few long-lived connections still spread over all loops.
-    Loop& target = *loops_[next_loop_++ % loops_.size()];
-    if (&target == loops_.front().get()) return target.connections->adopt(fd, std::move(peer));
-    if (!target.loop.post([&target, fd, peer] { target.connections->adopt(fd, peer); })) {
-      ::close(fd);
-    }
-  });
-  Status status = first.listener->open(options_.host, options_.port);
-  if (!status.ok()) return status;
-  port_ = first.listener->port();
+  for (const std::unique_ptr<Port>& port : ports_) {
+    const Port* from = port.get();
+    port->listener = std::make_unique<Listener>(
+        loops_.front()->loop, std::move(port->socket),
+        [this, from](int fd, std::string peer) { accept(fd, std::move(peer), *from); });
+    Status status = port->listener->start();
+    if (!status.ok()) return status;
+  }
   for (std::size_t i = 0; i < loops_.size(); ++i) loops_[i]->start(i);
   started_ = true;
   return {};
 }
 
-uint16_t Server::port() const { return port_; }
+uint16_t Server::port() const {
+  for (const std::unique_ptr<Port>& port : ports_) {
+    if (port->number != 0) return port->number;
+  }
+  return 0;
+}
 
 void Server::on_every_loop(const std::function<void(Loop&)>& function) {
   if (!started_ || stopped_) return;
@@ -167,12 +252,15 @@ bool Server::requests_returned() {
 bool Server::stop(Nanoseconds grace) {
   if (!started_ || stopped_) {
     stopped_ = true;
+    for (const std::unique_ptr<Port>& port : ports_) port->socket.close();
     return true;
   }
   const TimePoint end = saturating_add(Clock::now(), grace);
   set_ready(false);
-  on_every_loop([](Loop& loop) {
-    if (loop.listener) loop.listener->close();
+  on_every_loop([this](Loop& loop) {
+    if (&loop == loops_.front().get()) {
+      for (const std::unique_ptr<Port>& port : ports_) port->listener->close();
+    }
     loop.connections->begin_shutdown();
   });
   if (counters().connections_open != 0) {
@@ -210,6 +298,10 @@ ServerCounters Server::counters() const {
       sum.connections_total += transport.connections_total.read();
       sum.bytes_received += transport.bytes_received.read();
       sum.bytes_sent += transport.bytes_sent.read();
+      for (std::size_t result = 0; result < kTlsResults; ++result) {
+        sum.tls_handshakes[result] += transport.tls_handshakes[result].read();
+      }
+      sum.tls_resumed += transport.tls_resumed.read();
     }
     const RpcCounters& rpc = loop->calls.counters();
     sum.calls_started += rpc.started.read();

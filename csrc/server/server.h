@@ -5,6 +5,7 @@
 //
 //   Server server(options);
 //   server.add_method("/pkg.Service/Method", factory);
+//   server.add_listener("unix:/run/headrace.sock");
 //   Status status = server.start();
 //   server.publish(routes);
 //   server.stop(30s);
@@ -16,6 +17,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <vector>
 
@@ -24,10 +26,13 @@
 #include "frontend/server_state.h"
 #include "rpc/call.h"
 #include "transport/event_loop.h"
+#include "transport/tls.h"
+#include "transport/tls_session.h"
 
 namespace headrace {
 
 struct ServerOptions {
+  // Listened on, without TLS, by a server that has no add_listener().
   std::string host = "0.0.0.0";
   uint16_t port = 8001;  // 0: any free one
   uint32_t io_threads = 1;
@@ -36,6 +41,10 @@ struct ServerOptions {
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
   uint32_t max_concurrent_streams = 1024;
   uint32_t max_connections = 10000;
+  // TLS: from accept() to the client's HTTP/2 preface; and how many may be at that at once, past which
+  // the oldest ends.
+  Nanoseconds tls_handshake_timeout = std::chrono::seconds(5);
+  uint32_t max_tls_handshakes = 1000;
 };
 
 struct ServerCounters {
@@ -44,6 +53,8 @@ struct ServerCounters {
   uint64_t connections_refused = 0;
   uint64_t bytes_received = 0;
   uint64_t bytes_sent = 0;
+  std::array<uint64_t, kTlsResults> tls_handshakes{};  // by TlsResult
+  uint64_t tls_resumed = 0;                            // of the kOk ones
   uint64_t calls_started = 0;
   uint64_t calls_finished = 0;
   uint64_t calls_active = 0;
@@ -60,9 +71,24 @@ class Server {
 
   // Before start().
   void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes);
+  // Before start(), as often as wanted: another address to listen on (listen_address.h has the
+  // spelling), with or without TLS. It is bound at once; clients wait in its backlog until start(). A
+  // unix socket's file gets `unix_mode`. Answers the TCP port, or 1 for a unix socket, as gRPC does.
+  // Errors: INVALID_ARGUMENT; UNAVAILABLE naming the address.
+  Result<uint16_t> add_listener(const std::string& address,
+                                const std::optional<TlsOptions>& tls = std::nullopt,
+                                uint32_t unix_mode = 0600);
+  // Reads the certificate files of every TLS listener again; connections made from now on use them,
+  // others go on. A listener whose files are no good keeps what it has. Errors: INVALID_ARGUMENT
+  // naming each such file and the reason. Blocks on files.
+  Status reload_tls();
+  // When the first of the servers' certificates ends, in seconds since 1970; 0 without TLS.
+  int64_t tls_not_after() const;
+
   // Once: a server that could not start, or has stopped, is done. Errors: UNAVAILABLE naming the
   // address; RESOURCE_EXHAUSTED; FAILED_PRECONDITION the second time.
   Status start();
+  // Of the first TCP listener; 0 without one.
   uint16_t port() const;
 
   // Replaces the routes. Returns when no I/O thread uses the old ones any more; what only they held
@@ -80,12 +106,14 @@ class Server {
 
  private:
   class Loop;
+  struct Port;
   struct Registration {
     std::string path;
     HandlerFactory factory;
     std::size_t max_message_bytes;
   };
 
+  void accept(int fd, std::string peer, const Port& port);
   void on_every_loop(const std::function<void(Loop&)>& function);
   std::size_t active_calls() const;
   // Whether every Request is back. Only when the loops have ended.
@@ -96,9 +124,9 @@ class Server {
   std::unique_ptr<ServerState> state_;
   std::unique_ptr<ReceiveBudget> budget_;
   std::vector<std::unique_ptr<Loop>> loops_;
+  std::vector<std::unique_ptr<Port>> ports_;  // before the loops' end: their listeners
   std::atomic<uint64_t> connections_refused_{0};
   std::size_t next_loop_ = 0;  // accepting thread only
-  uint16_t port_ = 0;
   bool start_called_ = false;
   bool started_ = false;
   bool stopped_ = false;

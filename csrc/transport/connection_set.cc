@@ -6,6 +6,7 @@
 
 #include <array>
 #include <cerrno>
+#include <span>
 #include <utility>
 
 namespace headrace {
@@ -13,19 +14,29 @@ namespace {
 
 constexpr std::size_t kReadBytes = 128 * 1024;
 constexpr int kVectors = 64;
+constexpr std::size_t kPrefaceBytes = 24;  // RFC 9113 3.4
 
 }  // namespace
 
 class ConnectionSet::Socket final : public EventLoop::FdHandler {
  public:
-  Socket(ConnectionSet& set, int fd, std::string peer)
-      : set_(set), fd_(fd), http2_(set.options_, set.acceptor_, std::move(peer)) {
+  Socket(ConnectionSet& set, int fd, std::string peer, std::unique_ptr<TlsSession> tls)
+      : set_(set),
+        fd_(fd),
+        tls_(std::move(tls)),
+        http2_(set.options_, set.acceptor_, std::move(peer)) {
     http2_.on_output = [this] { set_.mark_dirty(*this); };
+    if (tls_) set_.handshakes_.begin(handshake_);
   }
-  ~Socket() override { ::close(fd_); }
+  ~Socket() override {
+    set_.handshakes_.finish(handshake_);
+    ::close(fd_);
+  }
 
   void on_ready(uint32_t events) override {
     if (closing_) return;
+    // The event stays, and comes back next turn.
+    if (shaking_hands() && !set_.take_handshake_turn()) return;
     if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && !read()) return set_.close(*this);
     set_.mark_dirty(*this);
   }
@@ -37,8 +48,8 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     constexpr int kRounds = 16;
     for (int round = 0;; ++round) {
       const bool alive = http2_.drain(output_);
-      const bool more = !output_.empty();
-      const bool written = write();
+      const bool more = !output_.empty() && !shaking_hands();
+      const bool written = tls_ ? write_sealed() : write(output_);
       if (!alive || !written) return false;
       // drain() stops at its bound: go on until it has no more or the socket takes no more.
       if (blocked_ || !more) break;
@@ -47,8 +58,9 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
         break;
       }
     }
-    if (output_.empty()) {
+    if (output_.empty() && !blocked_) {
       output_.release_idle();
+      if (tls_) tls_->output().release_idle();
       if (http2_.finished()) return false;
     }
     watch();
@@ -59,29 +71,73 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   Http2Connection& http2() { return http2_; }
   bool dirty = false;
 
-  void mark_closing() { closing_ = true; }
+  void mark_closing() {
+    closing_ = true;
+    if (!tls_) return;
+    end_handshake(TlsResult::kDisconnected);
+    tls_->close();
+    if (!blocked_) write(tls_->output());  // the close_notify
+  }
   bool closing() const { return closing_; }
 
+  // Counts how the handshake ended, if it has not been counted yet.
+  void end_handshake(TlsResult result) {
+    if (std::exchange(handshake_counted_, true)) return;
+    set_.counters_.tls_handshakes[static_cast<std::size_t>(result)].add();
+    if (result == TlsResult::kOk && tls_->resumed()) set_.counters_.tls_resumed.add();
+  }
+
  private:
+  bool shaking_hands() const { return tls_ && tls_->state() == TlsSession::State::kHandshake; }
+
   bool read() {
     const ssize_t n = ::recv(fd_, set_.read_buffer_.data(), set_.read_buffer_.size(), 0);
     if (n < 0) return errno == EAGAIN || errno == EINTR;
     if (n == 0) return false;
     set_.counters_.bytes_received.add(static_cast<uint64_t>(n));
-    if (!http2_.feed({set_.read_buffer_.data(), static_cast<std::size_t>(n)})) {
-      flush();  // the GOAWAY that says why
+    const std::span<const std::byte> bytes(set_.read_buffer_.data(), static_cast<std::size_t>(n));
+    if (!(tls_ ? feed_sealed(bytes) : http2_.feed(bytes))) {
+      flush();  // the GOAWAY, or the alert, that says why
       return false;
     }
     return true;
   }
 
-  bool write() {
+  bool feed_sealed(std::span<const std::byte> bytes) {
+    tls_->put(bytes);
+    bool alive = true;
+    while (alive) {
+      const std::size_t n = tls_->read(set_.plain_buffer_);
+      if (!handshake_counted_ && !shaking_hands()) {
+        end_handshake(tls_->result());
+        http2_.set_auth_context(tls_->auth_context());
+      }
+      if (n == 0) break;
+      if (greeting_bytes_ < kPrefaceBytes) {
+        greeting_bytes_ += n;
+        if (greeting_bytes_ >= kPrefaceBytes) set_.handshakes_.finish(handshake_);
+      }
+      alive = http2_.feed(std::span(set_.plain_buffer_).first(n));
+    }
+    return alive && tls_->state() != TlsSession::State::kClosed;
+  }
+
+  // Alternates between encrypting and writing, so that little is held twice.
+  bool write_sealed() {
+    for (;;) {
+      const bool sealed = tls_->seal(output_);
+      if (!write(tls_->output()) || !sealed) return false;
+      if (blocked_ || output_.empty() || shaking_hands()) return true;
+    }
+  }
+
+  bool write(OutputQueue& queue) {
     blocked_ = false;
-    while (!output_.empty()) {
+    while (!queue.empty()) {
       std::array<struct iovec, kVectors> vectors;
       struct msghdr message {};
       message.msg_iov = vectors.data();
-      message.msg_iovlen = static_cast<std::size_t>(output_.front(vectors.data(), kVectors));
+      message.msg_iovlen = static_cast<std::size_t>(queue.front(vectors.data(), kVectors));
       const ssize_t n = ::sendmsg(fd_, &message, MSG_NOSIGNAL);
       if (n < 0) {
         if (errno == EINTR) continue;
@@ -89,7 +145,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
         return blocked_;
       }
       set_.counters_.bytes_sent.add(static_cast<uint64_t>(n));
-      output_.pop(static_cast<std::size_t>(n));
+      queue.pop(static_cast<std::size_t>(n));
     }
     return true;
   }
@@ -104,6 +160,10 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
 
   ConnectionSet& set_;
   const int fd_;
+  const std::unique_ptr<TlsSession> tls_;  // null: plain HTTP/2
+  Handshakes::Entry handshake_{this};
+  bool handshake_counted_ = false;
+  std::size_t greeting_bytes_ = 0;  // of the client's preface, under TLS
   OutputQueue output_;
   bool blocked_ = false;
   bool closing_ = false;
@@ -111,21 +171,51 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   Http2Connection http2_;  // last: its destructor ends the streams
 };
 
-ConnectionSet::ConnectionSet(EventLoop& loop, const Http2Options& options, StreamAcceptor& acceptor)
-    : loop_(loop), options_(options), acceptor_(acceptor), read_buffer_(kReadBytes) {}
+ConnectionSet::ConnectionSet(EventLoop& loop, const Http2Options& options, StreamAcceptor& acceptor,
+                             const TlsLimits& tls)
+    : loop_(loop),
+      options_(options),
+      tls_limits_(tls),
+      acceptor_(acceptor),
+      read_buffer_(kReadBytes),
+      handshakes_(
+          loop.timers(), [this] { return loop_.now(); }, tls.handshake_timeout, tls.max_handshakes,
+          [this](Handshakes::Entry& entry, bool crowded_out) {
+            Socket& socket = *static_cast<Socket*>(entry.owner);
+            socket.end_handshake(crowded_out ? TlsResult::kCrowdedOut : TlsResult::kTimeout);
+            close(socket);
+          }) {}
 
 ConnectionSet::~ConnectionSet() {
   for (Socket* socket : open_) delete socket;
 }
 
-void ConnectionSet::adopt(int fd, std::string peer) {
-  auto socket = std::make_unique<Socket>(*this, fd, std::move(peer));
+void ConnectionSet::adopt(int fd, std::string peer, const std::shared_ptr<const TlsContext>& tls) {
+  std::unique_ptr<TlsSession> session;
+  if (tls) {
+    plain_buffer_.resize(TlsSession::kRecordBytes);
+    Result<std::unique_ptr<TlsSession>> made = TlsSession::make(*tls);
+    if (!made) {
+      ::close(fd);
+      return;
+    }
+    session = std::move(*made);
+  }
+  auto socket = std::make_unique<Socket>(*this, fd, std::move(peer), std::move(session));
   if (!loop_.add(fd, EPOLLIN, *socket).ok()) return;  // closes the descriptor
   counters_.connections_open.add();
   counters_.connections_total.add();
   if (shutting_down_) socket->http2().finish_shutdown();
   mark_dirty(*socket);  // our SETTINGS
   open_.insert(socket.release());
+}
+
+bool ConnectionSet::take_handshake_turn() {
+  if (handshake_turn_ != loop_.now()) {
+    handshake_turn_ = loop_.now();
+    handshakes_in_turn_ = 0;
+  }
+  return handshakes_in_turn_++ < tls_limits_.handshakes_per_turn;
 }
 
 void ConnectionSet::mark_dirty(Socket& socket) {

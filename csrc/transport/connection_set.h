@@ -1,9 +1,12 @@
-// ConnectionSet: the sockets of one event loop, each with its Http2Connection. Reads what is there,
-// and flushes every connection that has output once at the end of a turn.
+// ConnectionSet: the sockets of one event loop, each with its Http2Connection, and between the two a
+// TlsSession where the listener has TLS. Reads what is there, and flushes every connection that has
+// output once at the end of a turn.
 //
 // Threads: belongs to its loop's thread; the counters may be read from any.
 #pragma once
 
+#include <array>
+#include <chrono>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
@@ -13,7 +16,9 @@
 
 #include "base/counter.h"
 #include "transport/event_loop.h"
+#include "transport/handshakes.h"
 #include "transport/http2_connection.h"
+#include "transport/tls_session.h"
 
 namespace headrace {
 
@@ -22,15 +27,28 @@ struct TransportCounters {
   Counter connections_total;
   Counter bytes_received;
   Counter bytes_sent;
+  std::array<Counter, kTlsResults> tls_handshakes;  // by TlsResult
+  Counter tls_resumed;                              // of the kOk ones
+};
+
+struct TlsLimits {
+  // From accept() to the client's HTTP/2 preface.
+  Nanoseconds handshake_timeout = std::chrono::seconds(5);
+  // Going on at once; past it, the oldest ends.
+  std::size_t max_handshakes = 1000;
+  // Connections whose handshake may go on in one turn of the loop: a signature takes up to a
+  // millisecond, and calls of other connections wait for it. The others' turn comes in the next.
+  std::size_t handshakes_per_turn = 4;
 };
 
 class ConnectionSet final : public EventLoop::TurnEnd {
  public:
-  ConnectionSet(EventLoop& loop, const Http2Options& options, StreamAcceptor& acceptor);
+  ConnectionSet(EventLoop& loop, const Http2Options& options, StreamAcceptor& acceptor,
+                const TlsLimits& tls = {});
   ~ConnectionSet() override;
 
-  // Takes a connected, non-blocking socket.
-  void adopt(int fd, std::string peer);
+  // Takes a connected, non-blocking socket. `tls`: null for plain HTTP/2.
+  void adopt(int fd, std::string peer, const std::shared_ptr<const TlsContext>& tls = nullptr);
 
   void begin_shutdown();
   // Connections close by themselves once their last stream ended.
@@ -46,12 +64,19 @@ class ConnectionSet final : public EventLoop::TurnEnd {
   class Socket;
   void mark_dirty(Socket& socket);
   void close(Socket& socket);
+  // Whether a handshake may go on in this turn.
+  bool take_handshake_turn();
 
   EventLoop& loop_;
   const Http2Options options_;
+  const TlsLimits tls_limits_;
   StreamAcceptor& acceptor_;
   TransportCounters counters_;
-  std::vector<std::byte> read_buffer_;  // shared by all: a read is consumed before the next
+  std::vector<std::byte> read_buffer_;   // shared by all: a read is consumed before the next
+  std::vector<std::byte> plain_buffer_;  // likewise, a decrypted record; empty without TLS
+  Handshakes handshakes_;
+  TimePoint handshake_turn_;  // the turn that handshakes_in_turn_ counts
+  std::size_t handshakes_in_turn_ = 0;
   std::unordered_set<Socket*> open_;
   std::vector<Socket*> dirty_;
   std::vector<Socket*> flushing_;                // dirty_ of this turn's end

@@ -377,6 +377,10 @@ void Http2Connection::submit_trailers(Stream& stream) {
 
 const std::string& Stream::peer() const { return connection_->peer(); }
 
+const std::shared_ptr<const AuthContext>& Stream::auth_context() const {
+  return connection_->auth_context();
+}
+
 void Stream::send_headers(std::span<const HeaderField> headers) {
   NvList fields = to_nv(headers);
   nghttp2_data_provider provider;

@@ -17,8 +17,10 @@
 #include <memory>
 #include <span>
 #include <string>
+#include <utility>
 #include <vector>
 
+#include "transport/auth_context.h"
 #include "transport/output_queue.h"
 #include "transport/stream.h"
 
@@ -64,6 +66,11 @@ class Http2Connection {
   // Body bytes queued on all streams and not yet framed.
   std::size_t unsent() const { return unsent_; }
   const std::string& peer() const { return peer_; }
+  // Null on a connection without TLS. Set before the first feed().
+  const std::shared_ptr<const AuthContext>& auth_context() const { return auth_context_; }
+  void set_auth_context(std::shared_ptr<const AuthContext> context) {
+    auth_context_ = std::move(context);
+  }
   // Called when a stream got something to send outside feed(): the owner must drain() this turn.
   std::function<void()> on_output;
 
@@ -83,6 +90,7 @@ class Http2Connection {
   const Http2Options options_;
   StreamAcceptor& acceptor_;
   const std::string peer_;
+  std::shared_ptr<const AuthContext> auth_context_;
   nghttp2_session* session_ = nullptr;
   OutputQueue* output_ = nullptr;  // during drain(): where send_data puts frames
   bool feeding_ = false;

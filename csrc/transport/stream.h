@@ -15,6 +15,7 @@
 
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <span>
 #include <string>
 #include <string_view>
@@ -50,6 +51,7 @@ struct BodyPiece {
   std::span<const std::byte> bytes;
 };
 
+struct AuthContext;
 class Http2Connection;
 class StreamHandler;
 struct Http2Callbacks;
@@ -59,6 +61,8 @@ class Stream {
   int32_t id() const { return id_; }
   // "ipv4:127.0.0.1:5000", as gRPC's peer().
   const std::string& peer() const;
+  // Who the client is, on a TLS connection; null without TLS.
+  const std::shared_ptr<const AuthContext>& auth_context() const;
 
   // Response headers; a body and trailers follow.
   void send_headers(std::span<const HeaderField> headers);
