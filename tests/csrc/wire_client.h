@@ -21,6 +21,7 @@
 #include <cstdlib>
 #include <cstring>
 #include <deque>
+#include <functional>
 #include <map>
 #include <memory>
 #include <optional>
@@ -162,6 +163,23 @@ struct Reply {
   // grpc-message as sent.
   std::string status_message() const {
     return (trailers_only() ? header("grpc-message") : trailer("grpc-message")).value_or("");
+  }
+  struct Message {
+    uint8_t flag;
+    std::string text;  // as sent, maybe compressed
+  };
+  // The whole messages of the body so far.
+  std::vector<Message> messages() const {
+    std::vector<Message> result;
+    std::size_t at = 0;
+    while (body.size() - at >= 5) {
+      std::size_t size = 0;
+      for (std::size_t i = 1; i < 5; ++i) size = size << 8 | static_cast<uint8_t>(body[at + i]);
+      if (body.size() - at - 5 < size) break;
+      result.push_back({static_cast<uint8_t>(body[at]), body.substr(at + 5, size)});
+      at += 5 + size;
+    }
+    return result;
   }
   // The one message of the body; nullopt when the body is anything else.
   std::optional<std::string> message() const {
@@ -463,6 +481,72 @@ struct WireServer {
   MethodTable methods;
   ReceiveBudget budget;
   CallSet calls;
+};
+
+// A handler of streamed calls whose reactions a test gives as functions. It records what it is told, and
+// that nothing comes after a call's end.
+class StreamingHandler final : public Handler {
+ public:
+  struct Record {
+    uint64_t id = 0;
+    std::vector<std::string> messages;
+    int half_closes = 0;
+    int writables = 0;
+    int cancels = 0;
+  };
+  using Reaction = std::function<void(Call&)>;
+  Reaction opened = [](Call& call) { call.request_messages(1); };
+  std::function<void(Call&, std::string_view)> got = [](Call& call, std::string_view message) {
+    send(call, message);
+    call.release(message.size());
+    call.request_messages(1);
+  };
+  Reaction half_closed = [](Call& call) { call.finish(Status()); };
+  Reaction now_writable = [](Call&) {};
+  std::map<uint64_t, Record> records;
+
+  void on_unary(Call& call, BufferRef message) override {
+    Record& record = records[call.id()];
+    record.id = call.id();
+    record.messages.emplace_back(message.view());
+    got(call, message.view());
+  }
+  void on_open(Call& call) override {
+    records[call.id()].id = call.id();
+    opened(call);
+  }
+  void on_message(Call& call, BufferRef message) override {
+    live(call).messages.emplace_back(message.view());
+    got(call, message.view());
+  }
+  void on_half_close(Call& call) override {
+    ++live(call).half_closes;
+    half_closed(call);
+  }
+  void on_writable(Call& call) override {
+    ++live(call).writables;
+    now_writable(call);
+  }
+  void on_cancel(Call& call) override { ++live(call).cancels; }
+
+  // The only call there was.
+  const Record& only() const { return records.begin()->second; }
+  // The message in two parts, as an encoder makes them.
+  static bool send(Call& call, std::string_view message) {
+    BufferRef head = BufferRef::allocate(Call::kPrefixBytes + message.size() / 2);
+    std::memcpy(head.data() + Call::kPrefixBytes, message.data(), message.size() / 2);
+    std::vector<BodyPiece> rest;
+    message.remove_prefix(message.size() / 2);
+    if (!message.empty()) rest.push_back(piece_of(message));
+    return call.send_message(std::move(head), rest);
+  }
+
+ private:
+  Record& live(Call& call) {
+    Record& record = records.at(call.id());  // throws when it was never opened
+    if (record.cancels != 0 || record.half_closes > 1) std::abort();
+    return record;
+  }
 };
 
 // Answers at once with the message it got, or holds the call for the test to answer by id.
