@@ -60,9 +60,12 @@ std::string percent_encode(std::string_view text) {
   constexpr std::string_view kHex = "0123456789ABCDEF";
   std::string out;
   out.reserve(text.size());
-  for (const char c : text) {
+  for (std::size_t i = 0; i < text.size(); ++i) {
+    const char c = text[i];
     const auto byte = static_cast<unsigned char>(c);
-    if (byte >= 0x20 && byte <= 0x7E && c != '%') {
+    // A field value neither begins nor ends with a space (RFC 9113 8.2.1).
+    const bool outer = i == 0 || i + 1 == text.size();
+    if (byte >= 0x20 && byte <= 0x7E && c != '%' && !(c == ' ' && outer)) {
       out += c;
     } else {
       out += '%';

@@ -13,7 +13,7 @@ namespace headrace {
 // "100m" -> 100 ms. One to eight digits and a unit H M S m u n; nullopt otherwise.
 std::optional<Nanoseconds> parse_grpc_timeout(std::string_view text);
 
-// 0x20-0x7E stay, but '%'; all else becomes %XX, upper case.
+// 0x20-0x7E stay, but '%' and a space at either end; all else becomes %XX, upper case.
 std::string percent_encode(std::string_view text);
 
 // Accepts padded and unpadded; nullopt when it is not base64.

@@ -60,9 +60,33 @@ struct Http2Callbacks {
     return static_cast<Stream*>(nghttp2_session_get_stream_user_data(session, id));
   }
 
+  // The library ignores HEADERS with an identifier that the client has passed over: it cannot tell them
+  // from trailers that crossed our RST_STREAM. RFC 9113 5.1.1 wants the connection ended.
+  static int on_begin_frame(nghttp2_session* session, const nghttp2_frame_hd* hd, void* user) {
+    if (hd->type != NGHTTP2_HEADERS) return 0;
+    Http2Connection& connection = self(user);
+    if (hd->stream_id > connection.last_stream_) {
+      if (hd->stream_id > connection.last_stream_ + 2) {
+        connection.skipped_first_ = connection.last_stream_ + 1;
+        connection.skipped_last_ = hd->stream_id - 1;
+      }
+      connection.last_stream_ = hd->stream_id;
+    } else if (hd->stream_id >= connection.skipped_first_ &&
+               hd->stream_id <= connection.skipped_last_) {
+      nghttp2_session_terminate_session(session, NGHTTP2_PROTOCOL_ERROR);
+    }
+    return 0;
+  }
+
   static int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     Http2Connection& connection = self(user);
+    if (connection.open_streams_ >= connection.options_.max_concurrent_streams) {
+      // Not processed: the client may send it again (RFC 9113 5.1.2, 8.7).
+      nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
+                                NGHTTP2_REFUSED_STREAM);
+      return 0;
+    }
     Stream* stream = connection.allocate_stream();
     stream->id_ = frame->hd.stream_id;
     nghttp2_session_set_stream_user_data(session, stream->id_, stream);
@@ -227,6 +251,8 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
       if (nghttp2_session_callbacks_new(&callbacks) != 0 || nghttp2_option_new(&option) != 0) {
         throw std::bad_alloc();
       }
+      nghttp2_session_callbacks_set_on_begin_frame_callback(callbacks,
+                                                            Http2Callbacks::on_begin_frame);
       nghttp2_session_callbacks_set_on_begin_headers_callback(callbacks,
                                                               Http2Callbacks::on_begin_headers);
       nghttp2_session_callbacks_set_on_header_callback(callbacks, Http2Callbacks::on_header);
@@ -255,7 +281,9 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
     throw std::bad_alloc();
   }
   const std::array<nghttp2_settings_entry, 4> settings = {{
-      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, options_.max_concurrent_streams},
+      // drain() writes the true number: the library would end the whole connection for one stream too
+      // many, on_begin_headers refuses that one.
+      {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_MAX_WINDOW_SIZE},
       {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, options_.stream_window_bytes},
       {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, options_.max_header_list_bytes},
       {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, options_.max_frame_bytes},
@@ -320,6 +348,7 @@ bool Http2Connection::feed(std::span<const std::byte> bytes) {
 
 bool Http2Connection::drain(OutputQueue& output) {
   output_ = &output;
+  if (!settings_sent_) send_settings(output);
   while (output.size() < options_.max_unsent_bytes) {
     const uint8_t* data = nullptr;
     const ssize_t n = nghttp2_session_mem_send(session_, &data);
@@ -330,6 +359,25 @@ bool Http2Connection::drain(OutputQueue& output) {
   output_ = nullptr;
   if (!waiting_.empty()) tell_writable();
   return !broken_;
+}
+
+void Http2Connection::send_settings(OutputQueue& output) {
+  // The session's first frame, as submitted in the constructor, MAX_CONCURRENT_STREAMS first.
+  constexpr std::size_t kValueAt = 9 + 2;
+  const uint8_t* data = nullptr;
+  const ssize_t n = nghttp2_session_mem_send(session_, &data);
+  if (n <= static_cast<ssize_t>(kValueAt + 4) || data[3] != NGHTTP2_SETTINGS) {
+    broken_ = true;
+    return;
+  }
+  settings_sent_ = true;
+  std::vector<std::byte> frame(reinterpret_cast<const std::byte*>(data),
+                               reinterpret_cast<const std::byte*>(data) + n);
+  for (std::size_t i = 0; i < 4; ++i) {
+    frame[kValueAt + i] =
+        static_cast<std::byte>(options_.max_concurrent_streams >> (8 * (3 - i)) & 0xff);
+  }
+  output.append_copy(frame);
 }
 
 bool Http2Connection::may_write(const Stream& stream, std::size_t share) const {

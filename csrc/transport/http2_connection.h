@@ -84,6 +84,7 @@ class Http2Connection {
     if (!feeding_ && on_output) on_output();
   }
   void submit_trailers(Stream& stream);
+  void send_settings(OutputQueue& output);
   bool may_write(const Stream& stream, std::size_t share) const;
   void tell_writable();
 
@@ -95,6 +96,11 @@ class Http2Connection {
   OutputQueue* output_ = nullptr;  // during drain(): where send_data puts frames
   bool feeding_ = false;
   bool broken_ = false;
+  bool settings_sent_ = false;
+  int32_t last_stream_ = 0;  // highest identifier that the client has used
+  // The last identifiers that the client has passed over.
+  int32_t skipped_first_ = 0;
+  int32_t skipped_last_ = -1;
   std::size_t open_streams_ = 0;
   std::size_t unsent_ = 0;
   std::vector<Stream*> waiting_;                  // for on_writable; those with wants_writable_

@@ -37,13 +37,15 @@ TEST_CASE("grpc-message: everything outside 0x20-0x7E and '%' is encoded, upper 
   CHECK(percent_encode("") == "");
   CHECK(percent_encode("plain text ~!") == "plain text ~!");
   CHECK(percent_encode("100%") == "100%25");
+  CHECK(percent_encode("  a b  ") == "%20 a b %20");
+  CHECK(percent_encode(" ") == "%20");
   CHECK(percent_encode("\t\r\n\x7f") == "%09%0D%0A%7F");
   CHECK(percent_encode("\xc3\xbc \xe2\x82\xac") == "%C3%BC %E2%82%AC");
   CHECK(percent_encode(std::string_view("\0", 1)) == "%00");
   for (int i = 0; i < 256; ++i) {
     const auto c = static_cast<char>(i);
     const std::string out = percent_encode(std::string_view(&c, 1));
-    if (i >= 0x20 && i <= 0x7e && i != '%') {
+    if (i > 0x20 && i <= 0x7e && i != '%') {
       CHECK(out == std::string(1, c));
     } else {
       REQUIRE(out.size() == 3);
