@@ -66,7 +66,7 @@ struct Http2Callbacks {
     if (hd->type != NGHTTP2_HEADERS) return 0;
     Http2Connection& connection = self(user);
     if (hd->stream_id > connection.last_stream_) {
-      if (hd->stream_id > connection.last_stream_ + 2) {
+      if (hd->stream_id - connection.last_stream_ > 2) {
         connection.skipped_first_ = connection.last_stream_ + 1;
         connection.skipped_last_ = hd->stream_id - 1;
       }

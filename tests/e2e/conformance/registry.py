@@ -31,6 +31,7 @@ class Case:
     values: Mapping[str, Any] | None = None
     pending: str = ""  # the feature that is not there yet: the test must fail until it is
     where: str = ""  # "path::test", for rows tested elsewhere
+    deviation: str = ""  # what is done instead; that is then what the case tests
 
     @property
     def ids(self) -> list[str]:
@@ -52,11 +53,23 @@ def case(
     *,
     values: Mapping[str, Any] | Sequence[Any] | None = None,
     pending: str = "",
+    deviation: str = "",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     named = values if isinstance(values, Mapping) or values is None else {str(v): v for v in values}
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
-        add(Case(run.__name__, level, source, text, run, named, pending))
+        add(
+            Case(
+                run.__name__,
+                level,
+                source,
+                text,
+                run,
+                named,
+                pending=pending,
+                deviation=deviation,
+            )
+        )
         return run
 
     return register
@@ -114,13 +127,14 @@ def sections() -> Iterator[tuple[str, list[Case]]]:
 
 def document() -> str:
     out = [_HEAD]
-    counted = [c for c in CASES.values() if not c.pending]
+    counted = [c for c in CASES.values() if not c.pending and not c.deviation]
     rows = {level: sum(c.level == level for c in counted) for level in (MUST, SHOULD, MAY)}
-    waiting = len(CASES) - len(counted)
+    waiting = sum(bool(c.pending) for c in CASES.values())
+    deviations = sum(bool(c.deviation) for c in CASES.values())
     out.append(
         f"{rows[MUST]} MUST, {rows[SHOULD]} SHOULD and {rows[MAY]} MAY rows hold"
-        + (f"; {waiting} wait for a feature (marked)." if waiting else ".")
-        + "\n"
+        + (f"; {waiting} wait for a feature" if waiting else "")
+        + f"; {deviations} deviate. The last two are marked.\n"
     )
     for title, cases in sections():
         out.append(f"## {title}\n\n| requirement | section | level | test |\n|--|--|--|--|")
@@ -131,6 +145,8 @@ def document() -> str:
                 test += f" x {len(one.values)}"
             if one.pending:
                 test += f" (not yet: {one.pending})"
+            if one.deviation:
+                test += f" (deviates: {one.deviation})"
             out.append(f"| {one.text} | {section} | {one.level} | {test} |")
         out.append("")
     return "\n".join(out)
