@@ -5,6 +5,7 @@
 #include <utility>
 
 #include "frontend/infer_codec.h"
+#include "frontend/infer_stream.h"
 
 namespace headrace {
 namespace {
@@ -91,13 +92,18 @@ void KServeService::refresh() {
 }
 
 void KServeService::add_to(MethodTable& methods, std::size_t max_message_bytes) {
-  const auto add = [&](std::string path, std::unique_ptr<Handler> handler, std::size_t limit) {
-    methods.add(std::move(path), {handler.get(), limit});
+  const auto add = [&](std::string path, std::unique_ptr<Handler> handler, std::size_t limit,
+                       MethodKind kind = MethodKind::kUnary) {
+    methods.add(std::move(path), {handler.get(), limit, kind});
     handlers_.push_back(std::move(handler));
   };
   constexpr std::size_t kProbeBytes = 64 * 1024;
   const std::string service = "/inference.GRPCInferenceService/";
   add(service + "ModelInfer", std::make_unique<InferHandler>(*this), max_message_bytes);
+  auto streams = std::make_unique<InferStreamHandler>(*this);
+  streams_ = streams.get();
+  add(service + "ModelStreamInfer", std::move(streams), max_message_bytes,
+      MethodKind::kBidiStreaming);
   // A server that answers at all is live.
   add(service + "ServerLive",
       std::make_unique<ProbeHandler>([](Call& call, std::string_view) { respond_number(call, 1); }),
@@ -149,19 +155,34 @@ void KServeService::release(Request* request) noexcept {
   outstanding_.fetch_sub(1, std::memory_order_release);
 }
 
-void KServeService::infer(Call& call, BufferRef message) {
+RequestPtr KServeService::make_request(const Call& call) {
   RequestPtr request(allocate());
   request->call_id = call.id();
   request->times.arrived = loop_.now();
   request->deadline = call.deadline();
-  call.context = request.get();
+  return request;
+}
+
+Status KServeService::submit(RequestPtr& request, BufferRef message) {
   Status status = decode_infer_request(std::move(message), *request);
-  if (status.code() == StatusCode::kInternal) return answer(std::move(request), std::move(status));
+  if (status.code() == StatusCode::kInternal) return status;
   // As in Triton, an unknown model is told before what is wrong with its request.
   const auto servable = routes_.get().find(request->model_name, request->model_version);
-  if (!servable) return answer(std::move(request), servable.error());
-  if (!status.ok()) return answer(std::move(request), std::move(status));
-  (*servable)->submit(std::move(request));
+  if (!servable) {
+    answer(std::move(request), servable.error());
+  } else if (!status.ok()) {
+    answer(std::move(request), std::move(status));
+  } else {
+    (*servable)->submit(std::move(request));
+  }
+  return {};
+}
+
+void KServeService::infer(Call& call, BufferRef message) {
+  RequestPtr request = make_request(call);
+  call.context = request.get();
+  Status status = submit(request, std::move(message));
+  if (!status.ok()) answer(std::move(request), std::move(status));
 }
 
 void KServeService::complete(RequestPtr request) noexcept {
@@ -188,6 +209,7 @@ void KServeService::on_wake() {
 void KServeService::respond(RequestPtr request) {
   Call* call = calls_.find(request->call_id);
   if (call == nullptr) return;  // the client is gone
+  if (request->call != nullptr) return streams_->answered(*call, std::move(request));
   if (!request->response.status.ok()) return call->fail(request->response.status);
   call->respond(encode_infer_response(*request, Call::kPrefixBytes, scratch_, pieces_), pieces_);
 }

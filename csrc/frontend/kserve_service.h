@@ -1,4 +1,4 @@
-// KServeService: the RPCs of KServe v2 that are answered in C++ (ModelInfer and the probes), for one
+// KServeService: the RPCs of KServe v2 that are answered in C++ (ModelInfer, ModelStreamInfer and the probes), for one
 // event loop. It turns a call into a Request, finds its Servable, and encodes the answer when the
 // Request comes back.
 //
@@ -49,8 +49,13 @@ class KServeService final : public Completion, public EventLoop::Inbox {
 
  private:
   class InferHandler;
+  class InferStreamHandler;
   class ProbeHandler;
 
+  RequestPtr make_request(const Call& call);
+  // Decodes the message, finds its model, and hands the request over. Not OK, and `request` kept: the bytes
+  // are no ModelInferRequest.
+  Status submit(RequestPtr& request, BufferRef message);
   void infer(Call& call, BufferRef message);
   void respond(RequestPtr request);
   Request* allocate();
@@ -61,6 +66,7 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   SnapshotReader<RouteTable> routes_;
   SnapshotReader<HealthTable> health_;
   std::vector<std::unique_ptr<Handler>> handlers_;
+  InferStreamHandler* streams_ = nullptr;  // one of handlers_
   std::thread::id thread_;
   std::vector<std::unique_ptr<Request>> pool_;
   std::atomic<std::size_t> outstanding_{0};
