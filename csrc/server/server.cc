@@ -33,10 +33,12 @@ class Server::Loop {
       : calls(methods, *server.budget_, loop.timers(), [this] { return loop.now(); }),
         service(std::make_unique<KServeService>(loop, calls, *server.state_)),
         connections(std::make_unique<ConnectionSet>(loop, http2, calls, tls)) {
+    calls.set_compression(server.options_.response_compression);
     service->add_to(methods, server.options_.max_message_bytes);
     for (const Registration& registration : server.registrations_) {
       handlers.push_back(registration.factory(loop, calls));
-      methods.add(registration.path, {handlers.back().get(), registration.max_message_bytes});
+      methods.add(registration.path,
+                  {handlers.back().get(), registration.max_message_bytes, registration.kind});
     }
   }
 
@@ -80,8 +82,9 @@ Server::~Server() {
   (void)budget_.release();
 }
 
-void Server::add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes) {
-  registrations_.push_back({std::move(path), std::move(factory), max_message_bytes});
+void Server::add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes,
+                        MethodKind kind) {
+  registrations_.push_back({std::move(path), std::move(factory), max_message_bytes, kind});
 }
 
 Result<uint16_t> Server::add_listener(const std::string& address,

@@ -41,6 +41,8 @@ struct ServerOptions {
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
   uint32_t max_concurrent_streams = 1024;
   uint32_t max_connections = 10000;
+  // Of responses whose call does not choose, for clients that accept it. It runs on the I/O threads.
+  Encoding response_compression = Encoding::kIdentity;
   // TLS: from accept() to the client's HTTP/2 preface; and how many may be at that at once, past which
   // the oldest ends.
   Nanoseconds tls_handshake_timeout = std::chrono::seconds(5);
@@ -70,7 +72,8 @@ class Server {
   ~Server();  // stop(0)
 
   // Before start().
-  void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes);
+  void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes,
+                  MethodKind kind = MethodKind::kUnary);
   // Before start(), as often as wanted: another address to listen on (listen_address.h has the
   // spelling), with or without TLS. It is bound at once; clients wait in its backlog until start(). A
   // unix socket's file gets `unix_mode`. Answers the TCP port, or 1 for a unix socket, as gRPC does.
@@ -111,6 +114,7 @@ class Server {
     std::string path;
     HandlerFactory factory;
     std::size_t max_message_bytes;
+    MethodKind kind;
   };
 
   void accept(int fd, std::string peer, const Port& port);
