@@ -1,137 +1,16 @@
-// The lower half of the wire over real sockets: an event loop on its thread, a blocking client
-// here. Waits are for things that must happen; a time-out turns a hang into a failure.
 #include "transport/connection_set.h"
 
 #include <doctest/doctest.h>
-#include <fcntl.h>
-#include <sys/socket.h>
-#include <sys/time.h>
-#include <unistd.h>
 
-#include <array>
-#include <cerrno>
 #include <functional>
-#include <future>
 #include <memory>
 #include <string>
-#include <thread>
 #include <vector>
 
-#include "rpc/call.h"
-#include "transport/event_loop.h"
-#include "wire_client.h"
+#include "socket_rig.h"
 
 using namespace headrace;
 using namespace headrace::test;
-using namespace std::chrono_literals;
-
-namespace {
-
-const std::string kPath = "/test.Echo/Call";
-
-struct Rig {
-  explicit Rig(const Http2Options& options = {})
-      : budget(64 << 20),
-        calls(methods, budget, loop.timers(), [this] { return loop.now(); }),
-        set(std::make_unique<ConnectionSet>(loop, options, calls)) {
-    REQUIRE(loop.open().ok());
-    methods.add(kPath, {&handler, 32 << 20});
-    thread = std::thread([this] { loop.run(); });
-  }
-  ~Rig() {
-    loop.stop();
-    thread.join();
-    set.reset();
-    CHECK(budget.used() == 0);
-    CHECK(calls.active() == 0);
-  }
-  // Runs `function` on the loop and waits for it.
-  template <class F>
-  auto on_loop(F function) {
-    using R = std::invoke_result_t<F>;
-    std::packaged_task<R()> task(std::move(function));
-    std::future<R> result = task.get_future();
-    REQUIRE(loop.post([&task] { task(); }));
-    return result.get();
-  }
-  // One turn of the loop after another until it is so.
-  bool until(const std::function<bool()>& condition) {
-    const TimePoint end = Clock::now() + 60s;
-    while (!on_loop([&] { return condition(); })) {
-      if (Clock::now() > end) return false;
-    }
-    return true;
-  }
-  // The client's end of a new connection.
-  int connect() {
-    std::array<int, 2> fds;
-    REQUIRE(::socketpair(AF_UNIX, SOCK_STREAM | SOCK_CLOEXEC, 0, fds.data()) == 0);
-    REQUIRE(::fcntl(fds[0], F_SETFL, O_NONBLOCK) == 0);
-    on_loop([&] { set->adopt(fds[0], "unix:"); });
-    return fds[1];
-  }
-  uint64_t open_connections() const { return set->counters().connections_open.read(); }
-
-  EventLoop loop;
-  MethodTable methods;
-  ReceiveBudget budget;
-  ScriptedHandler handler;
-  CallSet calls;
-  std::unique_ptr<ConnectionSet> set;
-  std::thread thread;
-};
-
-// A blocking client on one socket.
-class SocketClient {
- public:
-  explicit SocketClient(int fd, const ClientOptions& options = {}) : client(options), fd_(fd) {
-    const struct timeval limit { 60, 0 };
-    ::setsockopt(fd_, SOL_SOCKET, SO_RCVTIMEO, &limit, sizeof(limit));
-    ::setsockopt(fd_, SOL_SOCKET, SO_SNDTIMEO, &limit, sizeof(limit));
-  }
-  ~SocketClient() { close(); }
-  void close() {
-    if (fd_ >= 0) ::close(fd_);
-    fd_ = -1;
-  }
-  void send() { send_raw(client.output()); }
-  void send_raw(const std::string& bytes) {
-    std::size_t sent = 0;
-    while (sent < bytes.size()) {
-      const ssize_t n = ::send(fd_, bytes.data() + sent, bytes.size() - sent, MSG_NOSIGNAL);
-      if (n < 0 && (errno == EPIPE || errno == ECONNRESET)) return;  // what it sent is still read
-      REQUIRE(n > 0);
-      sent += static_cast<std::size_t>(n);
-    }
-  }
-  // Reads and answers until `done`. False: the server closed, or nothing came for a minute.
-  bool exchange(const std::function<bool()>& done) {
-    std::vector<char> buffer(64 * 1024);
-    for (;;) {
-      send();
-      if (done()) return true;
-      const ssize_t n = ::recv(fd_, buffer.data(), buffer.size(), 0);
-      if (n <= 0) {
-        closed_by_server = n == 0 || errno == ECONNRESET;
-        return false;
-      }
-      received += static_cast<std::size_t>(n);
-      if (!client.input({buffer.data(), static_cast<std::size_t>(n)})) return false;
-    }
-  }
-  bool finish(int32_t id) {
-    return exchange([&] { return client.reply(id).ended; });
-  }
-
-  TestClient client;
-  bool closed_by_server = false;
-  std::size_t received = 0;
-
- private:
-  int fd_;
-};
-
-}  // namespace
 
 TEST_CASE("a call over a socket, small and large") {
   Rig rig;
