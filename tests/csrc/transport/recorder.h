@@ -34,6 +34,10 @@ struct Recorder final : StreamHandler {
     CHECK(closes == 0);
     ++ends;
   }
+  void on_writable() override {
+    CHECK(closes == 0);
+    ++writables;
+  }
   void on_closed(Http2Error why) override {
     ++closes;
     error = why;
@@ -48,6 +52,7 @@ struct Recorder final : StreamHandler {
   int headers_ends = 0;
   int ends = 0;
   int closes = 0;
+  int writables = 0;
   bool too_large = false;
   Http2Error error = Http2Error::kNoError;
 };
