@@ -6,6 +6,7 @@
 #include <utility>
 
 #include "bindings/bindings.h"
+#include "bindings/connection_limits.h"
 #include "bindings/python_pool.h"
 #include "bindings/python_status.h"
 #include "rpc/grpc_codec.h"
@@ -73,8 +74,8 @@ struct PyServerOptions {
 };
 
 PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_threads,
-                             std::size_t max_message_bytes, uint32_t max_concurrent_streams,
-                             uint32_t max_connections, std::size_t python_threads) {
+                             std::size_t max_message_bytes, const py::dict& limits,
+                             std::size_t python_threads) {
   PyServerOptions options;
   options.core.host = std::move(host);
   options.core.port = port;
@@ -82,8 +83,7 @@ PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_thread
   options.core.io_threads =
       io_threads != 0 ? io_threads : std::clamp<uint32_t>(available_cores() / 2, 1, 4);
   if (max_message_bytes != 0) options.core.max_message_bytes = max_message_bytes;
-  options.core.max_concurrent_streams = max_concurrent_streams;
-  options.core.max_connections = max_connections;
+  options.core.limits = limits_from_python(limits);
   options.python_threads = std::max<std::size_t>(1, python_threads);
   return options;
 }
@@ -164,10 +164,14 @@ class PyServer {
 };
 
 py::dict statistics_of(const ServerCounters& counters) {
+  py::dict limits_exceeded;
+  for (std::size_t i = 0; i < kLimitCount; ++i) {
+    limits_exceeded[py::str(kLimitNames[i])] = counters.limits_exceeded[i];
+  }
   return py::dict(
       "connections_open"_a = counters.connections_open,
       "connections_total"_a = counters.connections_total,
-      "connections_refused"_a = counters.connections_refused,
+      "connections_refused"_a = counters.connections_refused, "limits_exceeded"_a = limits_exceeded,
       "calls_started"_a = counters.calls_started, "calls_finished"_a = counters.calls_finished,
       "calls_active"_a = counters.calls_active, "calls_by_code"_a = counters.calls_by_code,
       "bytes_received"_a = counters.bytes_received, "bytes_sent"_a = counters.bytes_sent);
@@ -178,8 +182,8 @@ py::dict statistics_of(const ServerCounters& counters) {
 void bind_server(py::module_& module) {
   py::class_<PyServerOptions>(module, "ServerOptions")
       .def(py::init(&make_options), py::kw_only(), "host"_a = "0.0.0.0", "port"_a = 8001,
-           "io_threads"_a = 0, "max_message_bytes"_a = 0, "max_concurrent_streams"_a = 1024,
-           "max_connections"_a = 10000, "python_threads"_a = 4);
+           "io_threads"_a = 0, "max_message_bytes"_a = 0, "limits"_a = py::dict(),
+           "python_threads"_a = 4);
   py::class_<CallInfo, std::shared_ptr<CallInfo>>(module, "CallInfo")
       .def_readonly("method", &CallInfo::method)
       .def_readonly("peer", &CallInfo::peer)

@@ -140,6 +140,7 @@ Metadata Call::metadata() const {
 
 void Call::on_headers_end(bool too_large) {
   if (!content_type_ok_ && !too_large) {
+    stream_->count_glitch();
     // Not a gRPC client: HTTP's own answer (PROTOCOL-HTTP2.md, Content-Type).
     const std::array<HeaderField, 1> headers = {{{":status", "415", true}}};
     stream_->send_headers_only(headers);
@@ -149,13 +150,13 @@ void Call::on_headers_end(bool too_large) {
     return fail(Status::resource_exhausted("received metadata size exceeds the limit"));
   }
   if (!set_->refuse_.ok()) return fail(set_->refuse_);
-  if (!post_) return fail(Status::unimplemented("gRPC calls are POST requests"));
+  if (!post_) return reject(Status::unimplemented("gRPC calls are POST requests"));
   method_ = set_->methods_.find(path_);
-  if (method_ == nullptr) return fail(Status::unimplemented("Method not found: " + path_));
-  if (bad_timeout_) return fail(Status::internal("malformed grpc-timeout"));
+  if (method_ == nullptr) return reject(Status::unimplemented("Method not found: " + path_));
+  if (bad_timeout_) return reject(Status::internal("malformed grpc-timeout"));
   if (bad_encoding_) {
-    return fail(Status::unimplemented("grpc-encoding is not supported; use one of " +
-                                      std::string(kAcceptEncoding)));
+    return reject(Status::unimplemented("grpc-encoding is not supported; use one of " +
+                                        std::string(kAcceptEncoding)));
   }
   if (deadline_ != kNever) set_->timers_.schedule(timer_, deadline_);
   if (set_->compression_ != Encoding::kIdentity) set_compression(set_->compression_);
@@ -163,6 +164,18 @@ void Call::on_headers_end(bool too_large) {
   stream_->hold_window();
   state_ = State::kHandled;
   method_->handler->on_open(*this);
+}
+
+void Call::reject(const Status& status) {
+  stream_->count_glitch();
+  abort(status);
+}
+
+bool Call::awaits_body() const {
+  if (state_ == State::kReceiving) return true;
+  // A streamed request may rest between messages, and until its handler asks for one.
+  return state_ == State::kHandled && streams() && credit_ != 0 && !half_closed_ &&
+         (prefix_size_ != 0 || (have_message_ && received_ < message_size_));
 }
 
 bool Call::reserve(std::size_t bytes) {
@@ -181,21 +194,22 @@ bool Call::begin_message() {
     length = length << 8 | static_cast<uint8_t>(prefix_[i]);
   }
   if (flag > 1) {
-    abort(
+    reject(
         Status::internal("malformed gRPC message: the compressed flag is " + std::to_string(flag)));
     return false;
   }
   if (flag == 1 && encoding_ == Encoding::kIdentity) {
-    abort(Status::internal("compressed message without a grpc-encoding"));
+    reject(Status::internal("compressed message without a grpc-encoding"));
     return false;
   }
   if (have_message_) {
-    abort(Status::internal("a unary call has one request message, this one has more"));
+    reject(Status::internal("a unary call has one request message, this one has more"));
     return false;
   }
   if (length > method_->max_message_bytes) {
-    abort(Status::resource_exhausted("Received message larger than max (" + std::to_string(length) +
-                                     " vs. " + std::to_string(method_->max_message_bytes) + ")"));
+    reject(Status::resource_exhausted("Received message larger than max (" +
+                                      std::to_string(length) + " vs. " +
+                                      std::to_string(method_->max_message_bytes) + ")"));
     return false;
   }
   have_message_ = true;

@@ -188,6 +188,7 @@ class Call final : public StreamHandler {
   void on_data(std::span<const std::byte> bytes) override;
   void on_end() override;
   void on_writable() override;
+  bool awaits_body() const override;
   void on_closed(Http2Error error) override;
 
  private:
@@ -215,6 +216,8 @@ class Call final : public StreamHandler {
   void hold(std::span<const std::byte> bytes);
   // Ends a call that rpc gives up, whether or not a handler has it.
   void abort(const Status& status);
+  // abort() for a request that is no good; many of them end the connection.
+  void reject(const Status& status);
   void on_deadline();
   // Writes the prefix and compresses. Not OK: the message is too large.
   Status pack(BufferRef& head, std::vector<BodyPiece>& rest) const;

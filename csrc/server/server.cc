@@ -71,7 +71,8 @@ struct Server::Port {
 Server::Server(ServerOptions options)
     : options_(std::move(options)),
       state_(std::make_unique<ServerState>()),
-      budget_(std::make_unique<ReceiveBudget>(options_.receive_budget_bytes)) {}
+      budget_(std::make_unique<ReceiveBudget>(options_.receive_budget_bytes)),
+      cap_(options_.limits.max_connections, options_.limits.max_connections_per_peer) {}
 
 Server::~Server() {
   stop(Nanoseconds(0));
@@ -137,22 +138,23 @@ int64_t Server::tls_not_after() const {
 
 // Accepting loop's thread.
 void Server::accept(int fd, std::string peer, const Port& port) {
-  uint64_t open = 0;
-  for (const auto& loop : loops_) {
-    open += loop->connections->counters().connections_open.read();
-  }
-  if (open >= options_.max_connections) {
-    connections_refused_.fetch_add(1, std::memory_order_relaxed);
+  Limit why{};
+  const ConnectionCap::Admission admission = cap_.admit(peer, why);
+  if (admission == nullptr) {
+    refused_.add(why);
     ::close(fd);
     return;
   }
   std::shared_ptr<const TlsContext> tls = port.context ? port.context->load() : nullptr;
   // In turn: few long-lived connections still spread over all loops.
   Loop& target = *loops_[next_loop_++ % loops_.size()];
-  if (&target == loops_.front().get()) return target.connections->adopt(fd, std::move(peer), tls);
-  const bool posted = target.loop.post([&target, fd, peer = std::move(peer), tls = std::move(tls)] {
-    target.connections->adopt(fd, peer, tls);
-  });
+  if (&target == loops_.front().get()) {
+    return target.connections->adopt(fd, std::move(peer), tls, admission);
+  }
+  const bool posted = target.loop.post(
+      [&target, fd, peer = std::move(peer), tls = std::move(tls), admission = admission] {
+        target.connections->adopt(fd, peer, tls, admission);
+      });
   if (!posted) ::close(fd);
 }
 
@@ -173,7 +175,7 @@ Status Server::start() {
   start_called_ = true;
   std::signal(SIGPIPE, SIG_IGN);
   Http2Options http2;
-  http2.max_concurrent_streams = options_.max_concurrent_streams;
+  http2.limits = options_.limits;
   const uint32_t loops = std::max<uint32_t>(1, options_.io_threads);
   TlsLimits tls;
   tls.handshake_timeout = options_.tls_handshake_timeout;
@@ -293,7 +295,11 @@ bool Server::stop(Nanoseconds grace) {
 
 ServerCounters Server::counters() const {
   ServerCounters sum;
-  sum.connections_refused = connections_refused_.load(std::memory_order_relaxed);
+  sum.connections_refused =
+      refused_.read(Limit::kConnections) + refused_.read(Limit::kConnectionsPerPeer);
+  for (std::size_t i = 0; i < kLimitCount; ++i) {
+    sum.limits_exceeded[i] = refused_.read(static_cast<Limit>(i));
+  }
   for (const std::unique_ptr<Loop>& loop : loops_) {
     if (loop->connections) {
       const TransportCounters& transport = loop->connections->counters();
@@ -305,6 +311,9 @@ ServerCounters Server::counters() const {
         sum.tls_handshakes[result] += transport.tls_handshakes[result].read();
       }
       sum.tls_resumed += transport.tls_resumed.read();
+      for (std::size_t i = 0; i < kLimitCount; ++i) {
+        sum.limits_exceeded[i] += transport.limits.read(static_cast<Limit>(i));
+      }
     }
     const RpcCounters& rpc = loop->calls.counters();
     sum.calls_started += rpc.started.read();

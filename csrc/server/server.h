@@ -25,6 +25,8 @@
 #include "base/status.h"
 #include "frontend/server_state.h"
 #include "rpc/call.h"
+#include "transport/connection_cap.h"
+#include "transport/connection_limits.h"
 #include "transport/event_loop.h"
 #include "transport/tls.h"
 #include "transport/tls_session.h"
@@ -39,10 +41,9 @@ struct ServerOptions {
   std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
   // Of received and unanswered messages, over all connections.
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
-  uint32_t max_concurrent_streams = 1024;
-  uint32_t max_connections = 10000;
   // Of responses whose call does not choose, for clients that accept it. It runs on the I/O threads.
   Encoding response_compression = Encoding::kIdentity;
+  ConnectionLimits limits;
   // TLS: from accept() to the client's HTTP/2 preface; and how many may be at that at once, past which
   // the oldest ends.
   Nanoseconds tls_handshake_timeout = std::chrono::seconds(5);
@@ -53,6 +54,7 @@ struct ServerCounters {
   uint64_t connections_open = 0;
   uint64_t connections_total = 0;
   uint64_t connections_refused = 0;
+  std::array<uint64_t, kLimitCount> limits_exceeded{};  // by Limit
   uint64_t bytes_received = 0;
   uint64_t bytes_sent = 0;
   std::array<uint64_t, kTlsResults> tls_handshakes{};  // by TlsResult
@@ -127,10 +129,11 @@ class Server {
   std::vector<Registration> registrations_;
   std::unique_ptr<ServerState> state_;
   std::unique_ptr<ReceiveBudget> budget_;
+  ConnectionCap cap_;
   std::vector<std::unique_ptr<Loop>> loops_;
   std::vector<std::unique_ptr<Port>> ports_;  // before the loops' end: their listeners
-  std::atomic<uint64_t> connections_refused_{0};
-  std::size_t next_loop_ = 0;  // accepting thread only
+  LimitCounters refused_;                     // accepting thread only
+  std::size_t next_loop_ = 0;                 // accepting thread only
   bool start_called_ = false;
   bool started_ = false;
   bool stopped_ = false;

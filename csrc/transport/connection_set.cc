@@ -4,6 +4,7 @@
 #include <sys/socket.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <span>
@@ -20,16 +21,30 @@ constexpr std::size_t kPrefaceBytes = 24;  // RFC 9113 3.4
 
 class ConnectionSet::Socket final : public EventLoop::FdHandler {
  public:
-  Socket(ConnectionSet& set, int fd, std::string peer, std::unique_ptr<TlsSession> tls)
+  Socket(ConnectionSet& set, int fd, std::string peer, std::unique_ptr<TlsSession> tls,
+         ConnectionCap::Admission admission)
       : set_(set),
         fd_(fd),
         tls_(std::move(tls)),
-        http2_(set.options_, set.acceptor_, std::move(peer)) {
+        admission_(std::move(admission)),
+        http2_(set.options_, set.acceptor_, std::move(peer), set.loop_.now(),
+               std::generate_canonical<double, 16>(set.jitter_)) {
     http2_.on_output = [this] { set_.mark_dirty(*this); };
+    http2_.limit_counters = &set.counters_.limits;
+    step_.owner = this;
+    step_.on_fire = [](TimerWheel::Timer& timer) {
+      Socket& self = *static_cast<Socket*>(timer.owner);
+      self.step_at_ = kNever;
+      if (self.closing_) return;
+      // What is due may end it; the flush at the end of the turn closes then.
+      self.http2_.advance(self.set_.loop_.now());
+      self.set_.mark_dirty(self);
+    };
     if (tls_) set_.handshakes_.begin(handshake_);
   }
   ~Socket() override {
     set_.handshakes_.finish(handshake_);
+    set_.loop_.timers().cancel(step_);
     ::close(fd_);
   }
 
@@ -37,12 +52,14 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     if (closing_) return;
     // The event stays, and comes back next turn.
     if (shaking_hands() && !set_.take_handshake_turn()) return;
+    http2_.advance(set_.loop_.now());
     if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && !read()) return set_.close(*this);
     set_.mark_dirty(*this);
   }
 
   // Writes what there is. False: close.
   bool flush() {
+    http2_.advance(set_.loop_.now());
     // A stream that answers on_writable with more would go on for ever while its client reads: the others
     // get their turn after a few rounds.
     constexpr int kRounds = 16;
@@ -64,6 +81,12 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
       if (http2_.finished()) return false;
     }
     watch();
+    // Mostly the next step only moves further away: then the timer finds out when it fires.
+    const TimePoint next = http2_.next_step();
+    if (next < step_at_) {
+      step_at_ = next;
+      set_.loop_.timers().schedule(step_, next);
+    }
     return true;
   }
 
@@ -91,7 +114,8 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   bool shaking_hands() const { return tls_ && tls_->state() == TlsSession::State::kHandshake; }
 
   bool read() {
-    const ssize_t n = ::recv(fd_, set_.read_buffer_.data(), set_.read_buffer_.size(), 0);
+    const std::size_t most = std::min(set_.read_buffer_.size(), http2_.read_quota());
+    const ssize_t n = ::recv(fd_, set_.read_buffer_.data(), most, 0);
     if (n < 0) return errno == EAGAIN || errno == EINTR;
     if (n == 0) return false;
     set_.counters_.bytes_received.add(static_cast<uint64_t>(n));
@@ -132,6 +156,13 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   }
 
   bool write(OutputQueue& queue) {
+    bool progress = false;
+    const bool alive = write_some(queue, progress);
+    http2_.on_written(blocked_, progress);
+    return alive;
+  }
+
+  bool write_some(OutputQueue& queue, bool& progress) {
     blocked_ = false;
     while (!queue.empty()) {
       std::array<struct iovec, kVectors> vectors;
@@ -144,6 +175,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
         blocked_ = errno == EAGAIN;
         return blocked_;
       }
+      progress |= n > 0;
       set_.counters_.bytes_sent.add(static_cast<uint64_t>(n));
       queue.pop(static_cast<std::size_t>(n));
     }
@@ -164,10 +196,13 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   Handshakes::Entry handshake_{this};
   bool handshake_counted_ = false;
   std::size_t greeting_bytes_ = 0;  // of the client's preface, under TLS
+  const ConnectionCap::Admission admission_;
   OutputQueue output_;
   bool blocked_ = false;
   bool closing_ = false;
   uint32_t watched_ = EPOLLIN;
+  TimerWheel::Timer step_;  // for http2_.next_step()
+  TimePoint step_at_ = kNever;
   Http2Connection http2_;  // last: its destructor ends the streams
 };
 
@@ -177,6 +212,7 @@ ConnectionSet::ConnectionSet(EventLoop& loop, const Http2Options& options, Strea
       options_(options),
       tls_limits_(tls),
       acceptor_(acceptor),
+      jitter_(std::random_device{}()),
       read_buffer_(kReadBytes),
       handshakes_(
           loop.timers(), [this] { return loop_.now(); }, tls.handshake_timeout, tls.max_handshakes,
@@ -190,7 +226,8 @@ ConnectionSet::~ConnectionSet() {
   for (Socket* socket : open_) delete socket;
 }
 
-void ConnectionSet::adopt(int fd, std::string peer, const std::shared_ptr<const TlsContext>& tls) {
+void ConnectionSet::adopt(int fd, std::string peer, const std::shared_ptr<const TlsContext>& tls,
+                          ConnectionCap::Admission admission) {
   std::unique_ptr<TlsSession> session;
   if (tls) {
     plain_buffer_.resize(TlsSession::kRecordBytes);
@@ -201,7 +238,8 @@ void ConnectionSet::adopt(int fd, std::string peer, const std::shared_ptr<const 
     }
     session = std::move(*made);
   }
-  auto socket = std::make_unique<Socket>(*this, fd, std::move(peer), std::move(session));
+  auto socket = std::make_unique<Socket>(*this, fd, std::move(peer), std::move(session),
+                                         std::move(admission));
   if (!loop_.add(fd, EPOLLIN, *socket).ok()) return;  // closes the descriptor
   counters_.connections_open.add();
   counters_.connections_total.add();

@@ -10,11 +10,14 @@
 #include <cstddef>
 #include <cstdint>
 #include <memory>
+#include <random>
 #include <string>
 #include <unordered_set>
 #include <vector>
 
 #include "base/counter.h"
+#include "transport/connection_cap.h"
+#include "transport/connection_limits.h"
 #include "transport/event_loop.h"
 #include "transport/handshakes.h"
 #include "transport/http2_connection.h"
@@ -28,7 +31,8 @@ struct TransportCounters {
   Counter bytes_received;
   Counter bytes_sent;
   std::array<Counter, kTlsResults> tls_handshakes;  // by TlsResult
-  Counter tls_resumed;                              // of the kOk ones
+  LimitCounters limits;
+  Counter tls_resumed;  // of the kOk ones
 };
 
 struct TlsLimits {
@@ -47,8 +51,10 @@ class ConnectionSet final : public EventLoop::TurnEnd {
                 const TlsLimits& tls = {});
   ~ConnectionSet() override;
 
-  // Takes a connected, non-blocking socket. `tls`: null for plain HTTP/2.
-  void adopt(int fd, std::string peer, const std::shared_ptr<const TlsContext>& tls = nullptr);
+  // Takes a connected, non-blocking socket. `tls`: null for plain HTTP/2. `admission` is held
+  // for as long as it is open.
+  void adopt(int fd, std::string peer, const std::shared_ptr<const TlsContext>& tls = nullptr,
+             ConnectionCap::Admission admission = nullptr);
 
   void begin_shutdown();
   // Connections close by themselves once their last stream ended.
@@ -72,6 +78,7 @@ class ConnectionSet final : public EventLoop::TurnEnd {
   const TlsLimits tls_limits_;
   StreamAcceptor& acceptor_;
   TransportCounters counters_;
+  std::minstd_rand jitter_;
   std::vector<std::byte> read_buffer_;   // shared by all: a read is consumed before the next
   std::vector<std::byte> plain_buffer_;  // likewise, a decrypted record; empty without TLS
   Handshakes handshakes_;

@@ -81,31 +81,39 @@ struct Http2Callbacks {
   static int on_begin_headers(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     Http2Connection& connection = self(user);
-    if (connection.open_streams_ >= connection.options_.max_concurrent_streams) {
+    if (connection.open_streams_ >= connection.options_.limits.max_concurrent_streams) {
       // Not processed: the client may send it again (RFC 9113 5.1.2, 8.7).
       nghttp2_submit_rst_stream(session, NGHTTP2_FLAG_NONE, frame->hd.stream_id,
                                 NGHTTP2_REFUSED_STREAM);
-      return 0;
+      connection.count(Limit::kConcurrentStreams);
+      connection.glitch();
+      return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // its header list is not looked at
     }
     Stream* stream = connection.allocate_stream();
     stream->id_ = frame->hd.stream_id;
     nghttp2_session_set_stream_user_data(session, stream->id_, stream);
     stream->handler_ = connection.acceptor_.open(*stream);
+    connection.guard_.on_stream_opened(connection.now_);
     return 0;
   }
 
   static int on_header(nghttp2_session* session, const nghttp2_frame* frame, const uint8_t* name,
                        size_t name_size, const uint8_t* value, size_t value_size, uint8_t,
                        void* user) {
-    // Request trailers (HCAT_HEADERS) carry nothing a gRPC server reads.
-    if (frame->hd.type != NGHTTP2_HEADERS || frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
+    if (frame->hd.type != NGHTTP2_HEADERS) return 0;
     Stream* stream = find(session, frame->hd.stream_id);
     if (stream == nullptr) return 0;
     stream->header_bytes_ += name_size + value_size + 32;
-    if (stream->header_bytes_ > self(user).options_.max_header_list_bytes) {
-      stream->headers_too_large_ = true;
-      return 0;
+    ++stream->header_fields_;
+    const ConnectionLimits& limits = self(user).options_.limits;
+    if (stream->header_bytes_ > limits.max_header_list_bytes ||
+        stream->header_fields_ > limits.max_header_fields) {
+      return self(user).on_header_over(*stream, name_size + value_size)
+                 ? 0
+                 : NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;
     }
+    // Request trailers (HCAT_HEADERS) carry nothing a gRPC server reads.
+    if (frame->headers.cat != NGHTTP2_HCAT_REQUEST) return 0;
     stream->handler_->on_header(view_of(name, name_size), view_of(value, value_size));
     return 0;
   }
@@ -136,6 +144,7 @@ struct Http2Callbacks {
       nghttp2_session_consume_connection(session, size);
     }
     if (stream != nullptr) {
+      stream->received_ += size;
       stream->handler_->on_data({reinterpret_cast<const std::byte*>(data), size});
     }
     return 0;
@@ -149,7 +158,15 @@ struct Http2Callbacks {
     return 0;
   }
 
-  static int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void*) {
+  static int on_invalid_frame(nghttp2_session*, const nghttp2_frame*, int, void* user) {
+    self(user).glitch();
+    return 0;
+  }
+
+  static int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
+    if (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) {
+      self(user).guard_.on_sent(frame->hd.type == NGHTTP2_DATA);
+    }
     // The response is complete but the client is still sending: tell it to stop (RFC 9113 8.1).
     // Not before the trailers left: nghttp2 drops queued frames of a stream that it resets.
     if ((frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) &&
@@ -241,8 +258,13 @@ struct Http2Callbacks {
 };
 
 Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& acceptor,
-                                 std::string peer)
-    : options_(options), acceptor_(acceptor), peer_(std::move(peer)) {
+                                 std::string peer, TimePoint now, double jitter)
+    : options_(options),
+      acceptor_(acceptor),
+      peer_(std::move(peer)),
+      now_(now),
+      guard_(options.limits, now, jitter),
+      bodies_checked_(now) {
   // One table for all sessions; nghttp2 copies it into each.
   struct Library {
     nghttp2_session_callbacks* callbacks = nullptr;
@@ -262,6 +284,8 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
                                                                 Http2Callbacks::on_data_chunk);
       nghttp2_session_callbacks_set_on_stream_close_callback(callbacks,
                                                              Http2Callbacks::on_stream_close);
+      nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
+          callbacks, Http2Callbacks::on_invalid_frame);
       nghttp2_session_callbacks_set_on_frame_send_callback(callbacks,
                                                            Http2Callbacks::on_frame_send);
       nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks,
@@ -270,6 +294,10 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
       nghttp2_option_set_no_auto_window_update(option, 1);
       // Closed streams are only kept for RFC 7540 priorities, which nothing here uses.
       nghttp2_option_set_no_closed_streams(option, 1);
+      // The guard has these limits, adjustable and with a reason that the client is told.
+      nghttp2_option_set_stream_reset_rate_limit(option, UINT32_MAX, UINT32_MAX);
+      nghttp2_option_set_max_continuations(option, SIZE_MAX);
+      nghttp2_option_set_max_outbound_ack(option, SIZE_MAX);
     }
     ~Library() {
       nghttp2_session_callbacks_del(callbacks);
@@ -285,7 +313,7 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
       // many, on_begin_headers refuses that one.
       {NGHTTP2_SETTINGS_MAX_CONCURRENT_STREAMS, NGHTTP2_MAX_WINDOW_SIZE},
       {NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, options_.stream_window_bytes},
-      {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, options_.max_header_list_bytes},
+      {NGHTTP2_SETTINGS_MAX_HEADER_LIST_SIZE, options_.limits.max_header_list_bytes},
       {NGHTTP2_SETTINGS_MAX_FRAME_SIZE, options_.max_frame_bytes},
   }};
   nghttp2_submit_settings(session_, NGHTTP2_FLAG_NONE, settings.data(), settings.size());
@@ -321,7 +349,11 @@ void Http2Connection::close_stream(Stream& stream, Http2Error error) {
   StreamHandler* handler = stream.handler_;
   stream.handler_ = nullptr;
   handler->on_closed(error);
-  stream.header_bytes_ = 0;
+  guard_.on_stream_closed(error == Http2Error::kNoError && stream.peer_ended_, now_);
+  stream.header_bytes_ = stream.header_fields_ = 0;
+  stream.received_ = stream.received_at_check_ = stream.unsent_at_check_ = 0;
+  stream.awaited_at_check_ = false;
+  stream.unsent_since_ = kNever;
   stream.headers_too_large_ = stream.peer_ended_ = stream.deferred_ = false;
   stream.trailers_ready_ = stream.window_held_ = false;
   if (stream.wants_writable_) {
@@ -338,11 +370,20 @@ void Http2Connection::close_stream(Stream& stream, Http2Error error) {
 
 bool Http2Connection::feed(std::span<const std::byte> bytes) {
   if (broken_) return false;
+  if (const std::optional<Limit> limit = guard_.on_bytes(bytes, now_)) {
+    exceed(*limit);
+    return false;
+  }
   feeding_ = true;
   const ssize_t consumed = nghttp2_session_mem_recv(
       session_, reinterpret_cast<const uint8_t*>(bytes.data()), bytes.size());
   feeding_ = false;
   if (consumed < 0) broken_ = true;
+  if (!broken_ && guard_.exceeded()) exceed(Limit::kGlitches);
+  if (!broken_ && nghttp2_session_get_outbound_queue_size(session_) >
+                      options_.limits.max_queued_frames + open_streams_) {
+    exceed(Limit::kQueuedFrames);
+  }
   return !broken_;
 }
 
@@ -375,7 +416,7 @@ void Http2Connection::send_settings(OutputQueue& output) {
                                reinterpret_cast<const std::byte*>(data) + n);
   for (std::size_t i = 0; i < 4; ++i) {
     frame[kValueAt + i] =
-        static_cast<std::byte>(options_.max_concurrent_streams >> (8 * (3 - i)) & 0xff);
+        static_cast<std::byte>(options_.limits.max_concurrent_streams >> (8 * (3 - i)) & 0xff);
   }
   output.append_copy(frame);
 }

@@ -6,8 +6,9 @@
 // Memory is bounded: drain() stops pulling frames at `max_unsent_bytes`.
 //
 //   Http2Connection connection(options, acceptor, "ipv4:127.0.0.1:5000");
-//   if (!connection.feed(bytes)) close();
+//   if (!connection.advance(now) || !connection.feed(bytes)) close();  // after a last drain()
 //   connection.drain(output);
+//   // and advance() again at next_step()
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
@@ -20,7 +21,10 @@
 #include <utility>
 #include <vector>
 
+#include "base/clock.h"
 #include "transport/auth_context.h"
+#include "transport/connection_guard.h"
+#include "transport/connection_limits.h"
 #include "transport/output_queue.h"
 #include "transport/stream.h"
 
@@ -29,9 +33,8 @@ struct nghttp2_session;
 namespace headrace {
 
 struct Http2Options {
-  uint32_t max_concurrent_streams = 1024;
-  uint32_t max_header_list_bytes = 16 * 1024;  // name + value + 32 each (RFC 9113 6.5.2)
-  uint32_t stream_window_bytes = 256 * 1024;   // Stream::grow_window() for more
+  ConnectionLimits limits;
+  uint32_t stream_window_bytes = 256 * 1024;  // Stream::grow_window() for more
   uint32_t connection_window_bytes = 8 << 20;
   uint32_t max_frame_bytes = 64 * 1024;  // that clients may send
   // Framed and not yet taken by the socket: where drain() stops.
@@ -44,10 +47,21 @@ struct Http2Options {
 
 class Http2Connection {
  public:
-  Http2Connection(const Http2Options& options, StreamAcceptor& acceptor, std::string peer);
+  // `jitter`: 0 to 1, spreads the ends of connections of one age.
+  Http2Connection(const Http2Options& options, StreamAcceptor& acceptor, std::string peer,
+                  TimePoint now = {}, double jitter = 0.5);
   ~Http2Connection();
   Http2Connection(const Http2Connection&) = delete;
   Http2Connection& operator=(const Http2Connection&) = delete;
+
+  // The one way in which time passes: before feed(), and when next_step() has come. False: a limit
+  // was passed; drain what is left and close.
+  bool advance(TimePoint now);
+  TimePoint next_step() const { return guard_.next_step(); }
+  // After a write to the socket: whether it would take no more, and whether it took anything.
+  void on_written(bool blocked, bool progress) { guard_.on_written(blocked, progress, now_); }
+  // The most to read for one feed().
+  std::size_t read_quota() const { return guard_.read_quota(); }
 
   // Bytes from the client. False: the session is broken; drain what is left and close.
   bool feed(std::span<const std::byte> bytes);
@@ -73,6 +87,8 @@ class Http2Connection {
   }
   // Called when a stream got something to send outside feed(): the owner must drain() this turn.
   std::function<void()> on_output;
+  // Where passed limits are counted; may be null.
+  LimitCounters* limit_counters = nullptr;
 
  private:
   friend class Stream;
@@ -87,11 +103,27 @@ class Http2Connection {
   void send_settings(OutputQueue& output);
   bool may_write(const Stream& stream, std::size_t share) const;
   void tell_writable();
+  // http2_limits.cc.
+  void count(Limit limit) {
+    if (limit_counters != nullptr) limit_counters->add(limit);
+  }
+  // Counts, says GOAWAY and breaks the session off.
+  void exceed(Limit limit);
+  void glitch() { guard_.glitch(1, now_); }
+  // A field beyond the limits of its list. False: stop reading the list, reset the stream.
+  bool on_header_over(Stream& stream, std::size_t bytes);
+  bool take(const ConnectionGuard::Step& step);
+  void check_streams();
+  bool body_stalls(Stream& stream);
+  bool window_stalls(Stream& stream);
 
   const Http2Options options_;
   StreamAcceptor& acceptor_;
   const std::string peer_;
   std::shared_ptr<const AuthContext> auth_context_;
+  TimePoint now_;
+  ConnectionGuard guard_;
+  TimePoint bodies_checked_;
   nghttp2_session* session_ = nullptr;
   OutputQueue* output_ = nullptr;  // during drain(): where send_data puts frames
   bool feeding_ = false;

@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/buffer.h"
+#include "base/clock.h"
 #include "base/fifo.h"
 
 namespace headrace {
@@ -74,6 +75,8 @@ class Stream {
   void send_headers_only(std::span<const HeaderField> headers);
   // Ends the stream with RST_STREAM.
   void reset(Http2Error error);
+  // The request was no good: enough of them end the connection.
+  void count_glitch();
 
   // Body bytes queued and not yet framed: what back-pressure looks at.
   std::size_t unsent() const { return unsent_; }
@@ -100,6 +103,7 @@ class Stream {
   StreamHandler* handler_ = nullptr;
   int32_t id_ = 0;
   std::size_t header_bytes_ = 0;
+  std::size_t header_fields_ = 0;
   bool headers_too_large_ = false;
   bool peer_ended_ = false;
   bool deferred_ = false;  // nghttp2 waits for resume_data
@@ -110,6 +114,13 @@ class Stream {
   std::size_t body_offset_ = 0;  // into body_.front()
   std::size_t unsent_ = 0;
   std::vector<std::pair<std::string, std::string>> trailers_;
+
+  // For Http2Connection::check_streams.
+  uint64_t received_ = 0;  // body bytes
+  uint64_t received_at_check_ = 0;
+  bool awaited_at_check_ = false;
+  std::size_t unsent_at_check_ = 0;
+  TimePoint unsent_since_ = kNever;
 };
 
 class StreamHandler {
@@ -124,6 +135,8 @@ class StreamHandler {
   virtual void on_end() = 0;
   // Stream::writable() was false and would be true now. Not from within another callback.
   virtual void on_writable() {}
+  // Whether the client owes bytes now: the rest of a message that has begun.
+  virtual bool awaits_body() const { return false; }
   // The stream is gone: finished, reset by either side, or its connection was lost.
   virtual void on_closed(Http2Error error) = 0;
 };

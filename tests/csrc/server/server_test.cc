@@ -271,7 +271,7 @@ TEST_CASE("a model that never returns does not hold up stop() for ever") {
 
 TEST_CASE("connections over the limit are refused, the others served") {
   ServerOptions options = loopback();
-  options.max_connections = 3;
+  options.limits.max_connections = 3;
   Server server(options);
   REQUIRE(server.start().ok());
   std::vector<std::unique_ptr<GrpcClient>> clients;

@@ -224,7 +224,7 @@ TEST_CASE("a stream identifier that was passed over can be used no more") {
 
 TEST_CASE("more streams than advertised are not served") {
   Http2Options options;
-  options.max_concurrent_streams = 3;
+  options.limits.max_concurrent_streams = 3;
   RecordingAcceptor acceptor;
   Wire wire(acceptor, options);
   SUBCASE("before the client can know: REFUSED_STREAM, to be tried again") {

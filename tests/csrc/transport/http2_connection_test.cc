@@ -62,8 +62,8 @@ ClientOptions with_window(uint32_t bytes) {
 
 TEST_CASE("the settings and windows that clients see") {
   Http2Options options;
-  options.max_concurrent_streams = 77;
-  options.max_header_list_bytes = 12345;
+  options.limits.max_concurrent_streams = 77;
+  options.limits.max_header_list_bytes = 12345;
   options.stream_window_bytes = 300000;
   options.connection_window_bytes = 4000000;
   options.max_frame_bytes = 20000;

@@ -1,0 +1,117 @@
+// ConnectionLimits: what one client may make the server spend, and for how long it may do nothing.
+// Limit: the table of reasons for which a connection or stream was ended or refused; the metrics'
+// label.
+//
+// Values; no threads. docs/CONFIGURATION.md lists them for operators.
+#pragma once
+
+#include <array>
+#include <chrono>
+#include <cstddef>
+#include <cstdint>
+#include <string_view>
+
+#include "base/clock.h"
+#include "base/counter.h"
+
+namespace headrace {
+
+// Durations: zero means never. Counts: zero means no limit where the comment says so.
+struct ConnectionLimits {
+  // Connections; looked at when one is accepted.
+  uint32_t max_connections = 10000;
+  uint32_t max_connections_per_peer = 1000;  // of one address; 0: no limit
+
+  // Requests.
+  uint32_t max_concurrent_streams = 256;       // a connection
+  uint32_t max_header_list_bytes = 16 * 1024;  // name + value + 32 each (RFC 9113 6.5.2)
+  uint32_t max_header_fields = 100;
+  uint32_t max_continuations = 8;  // CONTINUATION frames a header block
+
+  // Token buckets: `burst` at once, refilled by `rate` a second. An RST_STREAM takes a token of the
+  // second, and a stream that ends well gives one back, so that half of all calls may be cancelled.
+  uint32_t glitch_burst = 10000;  // see ConnectionGuard::glitch
+  uint32_t glitch_rate = 330;
+  uint32_t reset_burst = 1000;
+  uint32_t reset_rate = 33;
+
+  // Frames other than DATA that wait because the client does not read, beyond one an open stream.
+  uint32_t max_queued_frames = 1000;
+
+  // Pings as gRPC counts them (grpc/grpc doc/keepalive.md): one that comes sooner than the interval
+  // after the one before, without HEADERS or DATA sent in between, is a strike.
+  uint32_t ping_max_strikes = 2;  // 0: no limit
+  Milliseconds ping_min_interval{300'000};
+  bool permit_keepalive_without_calls = false;  // else two hours while no stream is open
+
+  Milliseconds preface_timeout{5'000};  // preface and SETTINGS
+  Milliseconds header_timeout{5'000};   // a header block, or any frame but DATA
+  // A message that has begun must go on: looked at every `body_timeout`, at least `body_min_rate`
+  // bytes a second since the last look. Time in which our own flow control held the client up does
+  // not count.
+  Milliseconds body_timeout{10'000};
+  uint32_t body_min_rate = 1024;
+  Milliseconds idle_timeout{900'000};    // without a stream
+  Milliseconds write_timeout{30'000};    // the socket takes not a byte
+  Milliseconds window_timeout{300'000};  // a complete response whose window stays shut
+  Milliseconds keepalive_time{60'000};   // of silence, then a PING
+  Milliseconds keepalive_timeout{20'000};
+  Milliseconds max_age{1'800'000};  // +-10 %, then GOAWAY
+  Milliseconds max_age_grace{30'000};
+};
+
+enum class Limit : uint8_t {
+  // Connections that were ended with GOAWAY(ENHANCE_YOUR_CALM).
+  kGlitches,
+  kRapidReset,
+  kContinuations,
+  kHeaderBlock,
+  kPings,
+  kQueuedFrames,
+  kPreface,
+  kHeaderTime,
+  // The stream; the connection when none of its streams does better.
+  kBodyTime,
+  kWindowTime,
+  // Connections that were ended without blame, or are beyond hearing of it.
+  kWriteTime,
+  kKeepalive,
+  kIdle,
+  kAge,
+  kAgeGrace,
+  // Streams.
+  kHeaderList,
+  kConcurrentStreams,
+  // Connections that were not taken.
+  kConnections,
+  kConnectionsPerPeer,
+};
+
+inline constexpr std::size_t kLimitCount = 19;
+inline constexpr std::array<std::string_view, kLimitCount> kLimitNames = {
+    "glitches",          "rapid_reset",
+    "continuations",     "header_block_bytes",
+    "too_many_pings",  // gRPC clients look for this word in GOAWAY and ping less often
+    "queued_frames",     "preface_timeout",
+    "header_timeout",    "body_timeout",
+    "window_timeout",    "write_timeout",
+    "keepalive_timeout", "idle",
+    "max_age",           "max_age_grace",
+    "header_list",       "concurrent_streams",
+    "max_connections",   "max_connections_per_peer",
+};
+
+constexpr std::string_view name_of(Limit limit) {
+  return kLimitNames[static_cast<std::size_t>(limit)];
+}
+
+class LimitCounters {
+ public:
+  void add(Limit limit) { counters_[static_cast<std::size_t>(limit)].add(); }
+  uint64_t read(Limit limit) const { return counters_[static_cast<std::size_t>(limit)].read(); }
+
+ private:
+  std::array<Counter, kLimitCount> counters_;
+};
+
+}  // namespace headrace
