@@ -51,6 +51,7 @@ PYTHON_FLOORS = {
     "errors": 1,
     "protocol": 2,
     "datatypes": 2,
+    "limits": 2,
     "logs": 2,
     "config": 3,
     "runtime": 4,

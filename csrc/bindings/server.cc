@@ -184,6 +184,7 @@ void bind_server(py::module_& module) {
       .def(py::init(&make_options), py::kw_only(), "host"_a = "0.0.0.0", "port"_a = 8001,
            "io_threads"_a = 0, "max_message_bytes"_a = 0, "limits"_a = py::dict(),
            "python_threads"_a = 4);
+  module.def("default_limits", &default_limits);
   py::class_<CallInfo, std::shared_ptr<CallInfo>>(module, "CallInfo")
       .def_readonly("method", &CallInfo::method)
       .def_readonly("peer", &CallInfo::peer)

@@ -10,8 +10,9 @@ namespace headrace {
 std::string address_of_peer(std::string_view peer) {
   const std::size_t port = peer.rfind(':');
   if (peer.starts_with("ipv4:") && port > 4) return std::string(peer.substr(0, port));
-  if (!peer.starts_with("ipv6:[")) return {};
-  const std::string text(peer.substr(6, peer.rfind(']') - 6));
+  const std::size_t bracket = peer.rfind(']');
+  if (!peer.starts_with("ipv6:[") || bracket == std::string_view::npos) return {};
+  const std::string text(peer.substr(6, bracket - 6));
   struct in6_addr address {};
   if (::inet_pton(AF_INET6, text.c_str(), &address) != 1) return {};
   if (IN6_IS_ADDR_V4MAPPED(&address)) {

@@ -69,6 +69,7 @@ void ConnectionGuard::glitch(uint64_t count, TimePoint now) {
 }
 
 std::optional<Limit> ConnectionGuard::on_bytes(std::span<const std::byte> bytes, TimePoint now) {
+  if (exceeded_limit_) return exceeded_limit_;
   received_ = now;
   ping_sent_ = kNever;
   unit_began_ = scanner_.in_head() ? false : !scanner_.in_payload() && !in_block_;

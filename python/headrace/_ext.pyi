@@ -163,6 +163,9 @@ class ModelVersion:
 def histogram_bounds_ns() -> list[int]:
     """Upper bounds (exclusive), four an octave, of every latency histogram."""
 
+def default_limits() -> dict[str, float | int | bool]:
+    """Every limit that ServerOptions takes, with its default. Names in `_s`: seconds, 0 = never."""
+
 def available_cores() -> int:
     """Cores this process may use: affinity and cgroup quota."""
 
@@ -178,12 +181,11 @@ class ServerOptions:
         port: int = 8001,
         io_threads: int = 0,
         max_message_bytes: int = 0,
-        max_concurrent_streams: int = 1024,
-        max_connections: int = 10000,
+        limits: dict[str, float | int | bool] = {},
         python_threads: int = 4,
     ) -> None:
         """port 0: any free one. io_threads 0: planned. max_message_bytes 0: 2 GiB - 1 for
-        ModelInfer, 4 MiB for other methods."""
+        ModelInfer, 4 MiB for other methods. limits: those that differ from default_limits()."""
 
 @final
 class CallInfo:
@@ -233,4 +235,4 @@ class Server:
     def statistics(self) -> dict[str, Any]:
         """connections_open, connections_total, connections_refused, calls_started, calls_finished,
         calls_active, bytes_received, bytes_sent: int; calls_by_code: list of 17 ints, by gRPC
-        code."""
+        code; limits_exceeded: {reason: how often a limit ended or refused something}."""

@@ -56,6 +56,7 @@ class Server:
             port=self.config.grpc_port,
             io_threads=self.config.io_threads,
             max_message_bytes=self.config.max_message_bytes,
+            limits=self.config.limits.as_dict(),
         )
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)

@@ -20,6 +20,7 @@ import typer
 from headrace import logs
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
+from headrace.limits import parse_limits
 
 if TYPE_CHECKING:
     from headrace.client import Client
@@ -153,6 +154,13 @@ def serve(
     max_message_bytes: Annotated[
         OptionalInt, typer.Option(help="Largest request; 0 = gRPC's limit. [default: 0]")
     ] = None,
+    limits: Annotated[
+        OptionalStrs,
+        typer.Option(
+            help="NAME=VALUE: a limit on what one client may do, as max-age-s=0; see "
+            "docs/CONFIGURATION.md. Repeatable."
+        ),
+    ] = None,
     server_id: Annotated[
         OptionalStr, typer.Option("--id", help="Name in ServerMetadata. [default: headrace]")
     ] = None,
@@ -168,6 +176,8 @@ def serve(
     if given.pop("metrics") is False:
         given["metrics_port"] = -1
     values: dict[str, Any] = read_config_file(path) if path is not None else {}
+    if limited := given.pop("limits"):
+        values["limits"] = parse_limits(limited, values.get("limits"))
     known = {field.name for field in fields(ServerConfig)}
     for name, value in given.items():
         if name in known and value is not None and value != []:

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, ClassVar, Literal
 
 from headrace.errors import InvalidArgumentError, NotFoundError
+from headrace.limits import ConnectionLimits, limits_from_mapping
 
 __all__ = ["ControlMode", "LogFormat", "LogLevel", "OnnxEngine", "ServerConfig", "read_config_file"]
 
@@ -54,6 +55,7 @@ class ServerConfig:
     io_threads: int = 0  # threads that own connections; 0 = planned from the cores
     cores: int = 0  # cores to divide over model instances; 0 = all this process may use
     max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods
+    limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     id: str = "headrace"  # the name in ServerMetadata
 
     default_max_batch_size: int = (
@@ -163,6 +165,11 @@ def read_config_file(path: Path) -> dict[str, Any]:
         values["model_repository"] = [values["model_repository"]]
     if isinstance(values.get("load_model"), str):
         values["load_model"] = [values["load_model"]]
+    if isinstance(values.get("limits"), Mapping):
+        try:
+            values["limits"] = limits_from_mapping(values["limits"])
+        except InvalidArgumentError as error:
+            raise InvalidArgumentError(f"{path}: {error.details}") from error
     return _validated(path, values)
 
 

@@ -220,6 +220,14 @@ class _Collector:
         for number, count in enumerate(values["calls_by_code"]):
             calls.add_metric([code_name(number)], count)
         yield calls
+        exceeded = CounterMetricFamily(
+            "headrace_limits_exceeded",
+            "Connections and streams ended or refused because of a limit",
+            labels=["reason"],
+        )
+        for reason, count in values["limits_exceeded"].items():
+            exceeded.add_metric([reason], count)
+        yield exceeded
         for name, key, text in _SERVER_GAUGES:
             yield GaugeMetricFamily(name, text, value=values[key])
         yield GaugeMetricFamily(

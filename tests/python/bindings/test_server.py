@@ -296,7 +296,7 @@ def test_a_handler_that_keeps_the_gil_does_not_delay_the_core(serve: Make) -> No
 
 def test_more_calls_than_the_pool_may_hold_are_told(serve: Make) -> None:
     waiting = Waiting()
-    caller = serve({"/t.S/M": waiting}, python_threads=1, max_concurrent_streams=10_000)
+    caller = serve({"/t.S/M": waiting}, python_threads=1, limits={"max_concurrent_streams": 10_000})
     first = caller.begin("/t.S/M")
     waiting.entered.acquire()
     calls = [caller.begin("/t.S/M") for _ in range(4200)]
