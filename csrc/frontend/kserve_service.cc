@@ -12,6 +12,11 @@ namespace {
 // Requests kept for reuse a loop; more than this in flight are allocated and freed.
 constexpr std::size_t kPoolSize = 4096;
 
+// Requests are submitted at the end of the turn, or once so many have come, or at once when reading
+// the rest of the turn could take long.
+constexpr std::size_t kMostTogether = 64;
+constexpr std::size_t kLargeBytes = 64 * 1024;
+
 // The two string fields of ModelReadyRequest; HealthCheckRequest has the first only.
 struct NameAndVersion {
   std::string_view name;
@@ -161,7 +166,28 @@ void KServeService::infer(Call& call, BufferRef message) {
   const auto servable = routes_.get().find(request->model_name, request->model_version);
   if (!servable) return answer(std::move(request), servable.error());
   if (!status.ok()) return answer(std::move(request), std::move(status));
-  (*servable)->submit(std::move(request));
+  if (servable_ != *servable) submit_together();
+  const std::size_t size = request->message.size();
+  together_.push_back(std::move(request));
+  servable_ = *servable;
+  if (together_.size() >= kMostTogether || size >= kLargeBytes) return submit_together();
+  if (!turn_end_requested_) {
+    turn_end_requested_ = true;
+    loop_.at_turn_end(*this);
+  }
+}
+
+void KServeService::submit_together() {
+  if (together_.empty()) return;
+  const std::shared_ptr<Servable> servable = std::move(servable_);
+  servable_.reset();
+  servable->submit_together(together_);
+  together_.clear();
+}
+
+void KServeService::on_turn_end() {
+  turn_end_requested_ = false;
+  submit_together();
 }
 
 void KServeService::complete(RequestPtr request) noexcept {

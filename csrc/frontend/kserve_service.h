@@ -23,7 +23,7 @@
 
 namespace headrace {
 
-class KServeService final : public Completion, public EventLoop::Inbox {
+class KServeService final : public Completion, public EventLoop::Inbox, public EventLoop::TurnEnd {
  public:
   KServeService(EventLoop& loop, CallSet& calls, ServerState& state);
   ~KServeService() override;
@@ -46,12 +46,15 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   void complete(RequestPtr request) noexcept override;
   void release(Request* request) noexcept override;
   void on_wake() override;
+  void on_turn_end() override;
 
  private:
   class InferHandler;
   class ProbeHandler;
 
   void infer(Call& call, BufferRef message);
+  // Hands `together_` to its servable.
+  void submit_together();
   void respond(RequestPtr request);
   Request* allocate();
 
@@ -68,6 +71,11 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   std::string scratch_;
   std::vector<BodyPiece> pieces_;
   std::vector<RequestPtr> answered_;  // of this turn
+
+  // Requests of this turn, all for one servable: they cost one lock and one wake-up together.
+  std::vector<RequestPtr> together_;
+  std::shared_ptr<Servable> servable_;
+  bool turn_end_requested_ = false;
 
   std::mutex mutex_;
   std::vector<RequestPtr> inbox_;  // guarded by mutex_
