@@ -57,6 +57,9 @@ class Model {
   // For people: runtime, device, precision, threads ("OpenVINO 2026.4.1 CPU f32, 1 thread").
   virtual std::string description() const = 0;
   virtual Result<std::unique_ptr<Instance>> make_instance() = 0;
+  // Whether a short run may take place on an I/O thread: it waits for no lock of the interpreter, no
+  // other process, no device.
+  virtual bool runs_anywhere() const { return false; }
 };
 
 }  // namespace headrace

@@ -6,14 +6,17 @@
 #include "batching/request_queue.h"
 
 namespace headrace {
-namespace {
 
 // An instance thread that waits. Kept by the Batcher, so that it may be signalled after the lock.
-struct Waiter {
+struct Batcher::Waiter {
   std::condition_variable signal;
   bool woken = false;
+  bool lent = false;  // its instance is in use elsewhere: it must not pull
   TimePoint until = kNever;
+  std::size_t instance = 0;
 };
+
+namespace {
 
 void answer_refused(const Batcher::Refuse& refuse, RequestQueue::Refused& refused) {
   for (auto& [request, status] : refused) refuse(std::move(request), std::move(status));
@@ -50,6 +53,7 @@ struct Batcher::State {
     if (until == kNever) {
       waiter.signal.wait(lock, woken);
     } else if (!waiter.signal.wait_until(lock, until, woken)) {
+      if (waiter.lent) waiter.signal.wait(lock, woken);  // give_back() knows that its time is up
       std::erase(idle, &waiter);
     }
   }
@@ -71,28 +75,33 @@ Batcher::Batcher(BatchPolicy policy, Refuse refuse)
 
 Batcher::~Batcher() { close(Close::kRefuse); }
 
-TimePoint Batcher::push(RequestPtr request) {
+TimePoint Batcher::push(RequestPtr request) { return push({&request, 1}); }
+
+TimePoint Batcher::push(std::span<RequestPtr> requests, bool wake) {
+  if (requests.empty()) return kNever;
   RequestQueue::Refused refused;  // allocates only when there is one
   Waiter* waiter = nullptr;
   TimePoint announce = kNever;
   {
     const std::lock_guard lock(state_->mutex);
-    if (state_->closed) {
-      refused.emplace_back(std::move(request), stopping());
-    } else {
-      const TimePoint now = request->times.queued;
-      state_->queue.push(std::move(request), refused);
-      const TimePoint expiry = state_->queue.next_expiry();
-      if (expiry < state_->announced) state_->announced = announce = expiry;
-      waiter = state_->to_wake(now, refused);
+    const TimePoint now = requests.front()->times.queued;
+    for (RequestPtr& request : requests) {
+      if (state_->closed) {
+        refused.emplace_back(std::move(request), stopping());
+      } else {
+        state_->queue.push(std::move(request), refused);
+      }
     }
+    const TimePoint expiry = state_->queue.next_expiry();
+    if (expiry < state_->announced) state_->announced = announce = expiry;
+    if (wake) waiter = state_->to_wake(now, refused);
   }
   if (waiter != nullptr) waiter->signal.notify_one();
   answer_refused(refuse_, refused);
   return announce;
 }
 
-bool Batcher::pull(Batch& batch) {
+bool Batcher::pull(Batch& batch, std::size_t instance) {
   RequestQueue::Refused refused;
   Waiter* next = nullptr;
   std::unique_lock lock(state_->mutex);
@@ -125,6 +134,7 @@ bool Batcher::pull(Batch& batch) {
     } else if (waiter == nullptr) {
       waiter = std::make_unique<Waiter>();
     }
+    waiter->instance = instance;
     state_->wait(lock, *waiter, std::min(cut.wait_until, state_->queue.next_expiry()));
   }
   if (waiter != nullptr) state_->waiters.push_back(std::move(waiter));
@@ -132,6 +142,59 @@ bool Batcher::pull(Batch& batch) {
   if (next != nullptr) next->signal.notify_one();
   answer_refused(refuse_, refused);
   return took;
+}
+
+bool Batcher::borrow(Batch& batch, Loan& loan) {
+  RequestQueue::Refused refused;
+  Waiter* next = nullptr;
+  bool took = false;
+  {
+    const std::lock_guard lock(state_->mutex);
+    const TimePoint now = Clock::now();
+    state_->queue.expire(now, refused);
+    Cut cut;
+    if (!state_->queue.empty() && (loan || !state_->idle.empty())) {
+      cut = state_->queue.cut(now, state_->closed, refused);
+    }
+    if (cut.requests > 0) {
+      if (!loan) {
+        loan.waiter = state_->idle.back();
+        state_->idle.pop_back();
+        loan.waiter->lent = true;
+        loan.instance = loan.waiter->instance;
+      }
+      state_->queue.take(cut.requests, batch);
+      batch.taken = now;
+      batch.sequence = state_->next_sequence++;
+      took = true;
+    } else {
+      next = state_->to_wake(now, refused);
+    }
+  }
+  if (next != nullptr) next->signal.notify_one();
+  answer_refused(refuse_, refused);
+  return took;
+}
+
+void Batcher::give_back(Loan& loan) {
+  if (!loan) return;
+  RequestQueue::Refused refused;
+  {
+    const std::lock_guard lock(state_->mutex);
+    Waiter* waiter = std::exchange(loan.waiter, nullptr);
+    const TimePoint now = Clock::now();
+    waiter->lent = false;
+    state_->idle.push_back(waiter);
+    if (state_->closed || waiter->until <= now) {
+      state_->idle.pop_back();
+      waiter->woken = true;
+    } else {
+      waiter = state_->to_wake(now, refused);
+    }
+    // Under the lock: once it is open, the instance may end, and with it all of this.
+    if (waiter != nullptr) waiter->signal.notify_one();
+  }
+  answer_refused(refuse_, refused);
 }
 
 TimePoint Batcher::expire(TimePoint now) {

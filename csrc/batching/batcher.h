@@ -2,7 +2,8 @@
 // batches when they are free, so a batch is as large as what arrived while the instance was busy.
 //
 // Threads: push() from any thread, never blocks for longer than the lock; pull() from instance
-// threads; expire() from the reaper; close() from any, again with kRefuse to cut a drain short.
+// threads; borrow() and give_back() from any; expire() from the reaper; close() from any, again with
+// kRefuse to cut a drain short.
 // Invariants: a request leaves the queue exactly once: in a batch, or refused (cancelled, deadline
 // passed, queue timeout, queue full, closed). Those that left early cost no execution.
 // A batch holds requests of equal row shapes and the same optional inputs, higher priority levels
@@ -22,6 +23,7 @@
 #include <functional>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/clock.h"
@@ -57,10 +59,28 @@ class Batcher {
   // Returns when expire() is to be called if that is sooner than push() or expire() said before,
   // otherwise kNever.
   TimePoint push(RequestPtr request);
+  // The same for requests that arrived together, all moved from. Without `wake`, the caller goes on
+  // to borrow(), which wakes an instance when it must.
+  TimePoint push(std::span<RequestPtr> requests, bool wake = true);
 
   // Waits for a batch by the policy. False: closed and drained, the instance thread ends.
-  // Fills an empty `batch`, which its caller keeps for the capacity of its vector.
-  bool pull(Batch& batch);
+  // Fills an empty `batch`, which its caller keeps for the capacity of its vector. `instance` is the
+  // number of the caller's instance.
+  bool pull(Batch& batch, std::size_t instance = 0);
+
+  // An instance that waited, in use by another thread; its own sleeps on.
+  struct Waiter;
+  struct Loan {
+    Waiter* waiter = nullptr;
+    std::size_t instance = 0;
+    explicit operator bool() const { return waiter != nullptr; }
+  };
+  // Takes what an instance that waits would pull now, together with that instance, so that a short
+  // batch costs no switch of threads. Goes on with the instance of a loan that is held. False: there
+  // is no batch now or no instance waits (one is woken if it has to look again).
+  bool borrow(Batch& batch, Loan& loan);
+  // The instance waits again, or pulls when there is something for it. Without a loan: nothing.
+  void give_back(Loan& loan);
 
   // Refuses what is past its deadline or queue timeout, and some of what is cancelled (all, in
   // queues of up to 64); returns when to call again (kNever: not before push() says so). For

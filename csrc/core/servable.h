@@ -2,6 +2,9 @@
 // cache in front of one of them. The door between the wire tower and the model tower.
 #pragma once
 
+#include <span>
+#include <utility>
+
 #include "core/model_spec.h"
 #include "core/request.h"
 
@@ -13,6 +16,11 @@ class Servable {
   // Takes the request and answers it, now or later, exactly once. Called on an I/O thread: must not
   // block. Any thread.
   virtual void submit(RequestPtr request) = 0;
+  // Takes requests that arrived together, each as submit() does; all are taken. May execute a short
+  // model on the calling thread before it returns.
+  virtual void submit_together(std::span<RequestPtr> requests) {
+    for (RequestPtr& request : requests) submit(std::move(request));
+  }
   virtual const ModelSpec& spec() const = 0;
 };
 

@@ -13,6 +13,11 @@ namespace {
 // Requests kept for reuse a loop; more than this in flight are allocated and freed.
 constexpr std::size_t kPoolSize = 4096;
 
+// Requests are submitted at the end of the turn, or once so many have come, or at once when reading
+// the rest of the turn could take long.
+constexpr std::size_t kMostTogether = 64;
+constexpr std::size_t kLargeBytes = 64 * 1024;
+
 // The two string fields of ModelReadyRequest; HealthCheckRequest has the first only.
 struct NameAndVersion {
   std::string_view name;
@@ -167,13 +172,13 @@ Status KServeService::submit(RequestPtr& request, BufferRef message) {
   Status status = decode_infer_request(std::move(message), *request);
   if (status.code() == StatusCode::kInternal) return status;
   // As in Triton, an unknown model is told before what is wrong with its request.
-  const auto servable = routes_.get().find(request->model_name, request->model_version);
+  auto servable = routes_.get().find(request->model_name, request->model_version);
   if (!servable) {
     answer(std::move(request), servable.error());
   } else if (!status.ok()) {
     answer(std::move(request), std::move(status));
   } else {
-    (*servable)->submit(std::move(request));
+    enqueue(*std::move(servable), std::move(request));
   }
   return {};
 }
@@ -183,6 +188,38 @@ void KServeService::infer(Call& call, BufferRef message) {
   call.context = request.get();
   Status status = submit(request, std::move(message));
   if (!status.ok()) answer(std::move(request), std::move(status));
+}
+
+void KServeService::enqueue(std::shared_ptr<Servable> servable, RequestPtr request) {
+  if (!together_.empty() && servable_ != servable) {
+    // Answers of a stream may bring its next requests, in the middle of submit_together().
+    if (submitting_) return servable->submit(std::move(request));
+    submit_together();
+  }
+  const bool large = request->message.size() >= kLargeBytes;
+  together_.push_back(std::move(request));
+  servable_ = std::move(servable);
+  if ((together_.size() >= kMostTogether || large) && !submitting_) return submit_together();
+  if (!turn_end_requested_) {
+    turn_end_requested_ = true;
+    loop_.at_turn_end(*this);
+  }
+}
+
+void KServeService::submit_together() {
+  if (together_.empty()) return;
+  const std::shared_ptr<Servable> servable = std::move(servable_);
+  servable_.reset();
+  submitting_ = true;
+  submitted_.swap(together_);
+  servable->submit_together(submitted_);
+  submitted_.clear();
+  submitting_ = false;
+}
+
+void KServeService::on_turn_end() {
+  turn_end_requested_ = false;
+  submit_together();
 }
 
 void KServeService::complete(RequestPtr request) noexcept {

@@ -23,7 +23,7 @@
 
 namespace headrace {
 
-class KServeService final : public Completion, public EventLoop::Inbox {
+class KServeService final : public Completion, public EventLoop::Inbox, public EventLoop::TurnEnd {
  public:
   KServeService(EventLoop& loop, CallSet& calls, ServerState& state);
   ~KServeService() override;
@@ -46,6 +46,7 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   void complete(RequestPtr request) noexcept override;
   void release(Request* request) noexcept override;
   void on_wake() override;
+  void on_turn_end() override;
 
  private:
   class InferHandler;
@@ -57,6 +58,10 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   // are no ModelInferRequest.
   Status submit(RequestPtr& request, BufferRef message);
   void infer(Call& call, BufferRef message);
+  // Has it submitted with others of this turn.
+  void enqueue(std::shared_ptr<Servable> servable, RequestPtr request);
+  // Hands `together_` to its servable.
+  void submit_together();
   void respond(RequestPtr request);
   Request* allocate();
 
@@ -74,6 +79,13 @@ class KServeService final : public Completion, public EventLoop::Inbox {
   std::string scratch_;
   std::vector<BodyPiece> pieces_;
   std::vector<RequestPtr> answered_;  // of this turn
+
+  // Requests of this turn, all for one servable: they cost one lock and one wake-up together.
+  std::vector<RequestPtr> together_;
+  std::shared_ptr<Servable> servable_;
+  std::vector<RequestPtr> submitted_;  // in submit_together()
+  bool submitting_ = false;
+  bool turn_end_requested_ = false;
 
   std::mutex mutex_;
   std::vector<RequestPtr> inbox_;  // guarded by mutex_

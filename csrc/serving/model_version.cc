@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <exception>
 #include <new>
 #include <utility>
@@ -101,7 +102,7 @@ void ModelVersion::start() {
   for (std::size_t i = 0; i < instances_.size(); ++i) {
     // The lock holds the new thread's end back until it is counted.
     const std::lock_guard lock(mutex_);
-    threads_.emplace_back([this, i] { run_instance(*instances_[i]); });
+    threads_.emplace_back([this, i] { run_instance(i); });
     ++running_;
     // At most 15 characters; the number matters more than the name's end.
     const std::string number = std::to_string(i);
@@ -110,23 +111,58 @@ void ModelVersion::start() {
   }
 }
 
-void ModelVersion::submit(RequestPtr request) {
-  const TimePoint now = Clock::now();
+bool ModelVersion::admit(RequestPtr& request, TimePoint now) {
   request->times.queued = now;
   if (request->times.arrived == TimePoint{}) request->times.arrived = now;
   if (closed_.load(std::memory_order_relaxed)) {
     statistics_.record_failure(FailureReason::kRejected, request->times, now);
-    return answer(std::move(request), Batcher::stopping());
+    answer(std::move(request), Batcher::stopping());
+    return false;
   }
   in_flight_.fetch_add(1, std::memory_order_relaxed);
   request->spec = spec_;
   request->response.model_name = spec_->name;
   request->response.model_version = spec_->version_text;
-  if (Status status = check_request(*spec_, *request); !status) {
-    return refuse(std::move(request), std::move(status), FailureReason::kOther);
-  }
+  Status status = check_request(*spec_, *request);
+  if (status) return true;
+  refuse(std::move(request), std::move(status), FailureReason::kOther);
+  return false;
+}
+
+void ModelVersion::submit(RequestPtr request) {
+  if (!admit(request, Clock::now())) return;
   const TimePoint expire_at = batcher_->push(std::move(request));
   if (expire_at != kNever) reaper_.wake_at(*batcher_, expire_at);
+}
+
+void ModelVersion::submit_together(std::span<RequestPtr> requests) {
+  const TimePoint now = Clock::now();
+  std::size_t admitted = 0;
+  std::size_t largest = 0;
+  for (RequestPtr& request : requests) {
+    if (!admit(request, now)) continue;
+    largest = std::max(largest, request->message.size());
+    std::swap(requests[admitted++], request);
+  }
+  if (admitted == 0) return;
+  const auto rows = static_cast<std::size_t>(batcher_->policy().max_rows);
+  const bool here =
+      model_->runs_anywhere() && short_runs_.allows(largest * std::min(admitted, rows), now);
+  const TimePoint expire_at = batcher_->push(requests.first(admitted), !here);
+  if (expire_at != kNever) reaper_.wake_at(*batcher_, expire_at);
+  if (here) run_here(admitted);
+}
+
+void ModelVersion::run_here(std::size_t requests) {
+  thread_local Batch batch;  // keeps the capacity of its vector
+  Batcher::Loan loan;
+  std::size_t done = 0;
+  // No more than was brought: others' requests are the instance's work.
+  while (done < requests && batcher_->borrow(batch, loan)) {
+    done += batch.requests.size();
+    serve(batch, *instances_[loan.instance], true);
+  }
+  batcher_->give_back(loan);
 }
 
 bool ModelVersion::close(Batcher::Close how, TimePoint deadline) {
@@ -154,17 +190,27 @@ bool ModelVersion::close(Batcher::Close how, TimePoint deadline) {
 
 std::size_t ModelVersion::pending() const { return batcher_->pending(); }
 
-void ModelVersion::run_instance(Instance& instance) {
-  Batch batch;
-  while (batcher_->pull(batch)) {
-    execute(batch, instance);
-    if (gate_ != nullptr) {
-      gate_->release(batch.sequence, std::move(batch.requests));
-    } else {
-      deliver(batch.requests);
-    }
-    batch.clear();
+void ModelVersion::serve(Batch& batch, Instance& instance, bool on_io_thread) {
+  std::size_t bytes = 0;
+  for (const RequestPtr& request : batch.requests) bytes += request->message.size();
+  // On an I/O thread by CPU time: that it was not scheduled says nothing about the model.
+  const Nanoseconds cpu = on_io_thread ? thread_cpu_time() : Nanoseconds{0};
+  execute(batch, instance);
+  const TimePoint now = Clock::now();
+  Nanoseconds took = now - batch.taken;
+  if (on_io_thread && took > ShortRuns::kShort) took = thread_cpu_time() - cpu;
+  short_runs_.record(bytes, took, now, on_io_thread);
+  if (gate_ != nullptr) {
+    gate_->release(batch.sequence, std::move(batch.requests));
+  } else {
+    deliver(batch.requests);
   }
+  batch.clear();
+}
+
+void ModelVersion::run_instance(std::size_t number) {
+  Batch batch;
+  while (batcher_->pull(batch, number)) serve(batch, *instances_[number], false);
   const std::lock_guard lock(mutex_);
   --running_;
   thread_ended_.notify_all();

@@ -3,6 +3,8 @@
 // queue), queues it, and answers it from an instance thread.
 //
 // Life: create -> warm_up (each instance, on the loader's thread) -> start -> [serves] -> close.
+// Short models (ShortRuns) are executed by the I/O thread that brings the requests, with an instance
+// that waits (Batcher::borrow).
 // Threads: submit() from any I/O thread; the rest from the control plane, one call at a time, never
 // from an instance thread (it would wait for itself).
 // Invariants: after start() every submitted request is answered exactly once, also through close()
@@ -32,6 +34,7 @@
 #include "serving/model_statistics.h"
 #include "serving/reaper.h"
 #include "serving/release_gate.h"
+#include "serving/short_runs.h"
 
 namespace headrace {
 
@@ -57,6 +60,7 @@ class ModelVersion final : public Servable {
   void start();
 
   void submit(RequestPtr request) override;
+  void submit_together(std::span<RequestPtr> requests) override;
   const ModelSpec& spec() const override { return *spec_; }
 
   // Stops taking requests; drains or refuses what is queued; waits for the instance threads.
@@ -75,7 +79,13 @@ class ModelVersion final : public Servable {
  private:
   ModelVersion(ModelSpec spec, ModelVersionOptions options, std::shared_ptr<Model> model,
                Reaper& reaper);
-  void run_instance(Instance& instance);
+  void run_instance(std::size_t number);
+  // Counts the request in and checks it. False: it was answered.
+  bool admit(RequestPtr& request, TimePoint now);
+  // Executes queued batches on this thread while they are short and an instance waits.
+  void run_here(std::size_t requests);
+  // Executes the batch and sends its answers.
+  void serve(Batch& batch, Instance& instance, bool on_io_thread);
   // Fills the response of every request of the batch, good or bad, and counts it.
   void execute(Batch& batch, Instance& instance);
   // gather, run, split. Errors: those of the backend; INTERNAL for an exception.
@@ -99,6 +109,7 @@ class ModelVersion final : public Servable {
   std::unique_ptr<ReleaseGate> gate_;  // preserve_ordering over several instances; otherwise null
   std::unique_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;
+  ShortRuns short_runs_;
 
   std::mutex mutex_;
   std::condition_variable thread_ended_;

@@ -207,6 +207,7 @@ class OpenVinoModel final : public Model {
   const std::vector<TensorSpec>& inputs() const override { return signature_->inputs; }
   const std::vector<TensorSpec>& outputs() const override { return signature_->outputs; }
   std::string description() const override { return description_; }
+  bool runs_anywhere() const override { return true; }
 
   Result<std::unique_ptr<Instance>> make_instance() override try {
     std::size_t slot = 0;

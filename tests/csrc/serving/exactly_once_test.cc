@@ -10,6 +10,7 @@
 
 #include "backends/callback/callback_backend.h"
 #include "requests.h"
+#include "serving/anywhere_model.h"
 #include "serving/model_version.h"
 
 using namespace headrace;
@@ -29,6 +30,8 @@ struct Trial {
   bool preserve_ordering;
   bool close_early;
   uint64_t priority_levels;
+  std::size_t together = 1;  // requests a submit; > 1 may execute on the producer's thread
+  Nanoseconds delay{0};
 };
 
 std::string payload(uint64_t id, int64_t rows, bool poison) {
@@ -60,6 +63,10 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
       {"refuse while they push", Batcher::Close::kRefuse, false, true, 0},
       {"in order, drain", Batcher::Close::kDrain, true, true, 0},
       {"in order, refuse, with levels", Batcher::Close::kRefuse, true, true, 3},
+      {"together, serve all", Batcher::Close::kDrain, false, false, 0, 5},
+      {"together, in order, drain", Batcher::Close::kDrain, true, true, 0, 3},
+      {"together, refuse, with levels", Batcher::Close::kRefuse, true, true, 3, 7},
+      {"together, with a queue delay", Batcher::Close::kDrain, false, true, 0, 2, 200us},
   };
   for (const Trial& trial : trials) {
     CAPTURE(trial.what);
@@ -86,6 +93,7 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
     BatchPolicy policy;
     policy.max_rows = 8;
     policy.preserve_ordering = trial.preserve_ordering;
+    policy.max_queue_delay = trial.delay;
     policy.priority_levels = trial.priority_levels;
     policy.default_priority_level = trial.priority_levels;
     policy.default_queue_policy.max_queue_size = 64;
@@ -95,12 +103,13 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
     spec.max_batch_size = 8;
     spec.inputs = {tensor_spec("X", DType::kInt64, {kWidth})};
     spec.outputs = {tensor_spec("Y", DType::kInt64, {kWidth})};
-    const auto version = *ModelVersion::create(
-        spec, {policy, 2},
-        make_callback_model({tensor_spec("X", DType::kInt64, {-1, kWidth})},
-                            {tensor_spec("Y", DType::kInt64, {-1, kWidth})},
-                            {identity_without_poison, identity_without_poison}, ""),
-        reaper);
+    const auto version =
+        *ModelVersion::create(spec, {policy, 2},
+                              std::make_shared<AnywhereModel>(make_callback_model(
+                                  {tensor_spec("X", DType::kInt64, {-1, kWidth})},
+                                  {tensor_spec("Y", DType::kInt64, {-1, kWidth})},
+                                  {identity_without_poison, identity_without_poison}, "")),
+                              reaper);
     version->start();
 
     std::atomic<uint64_t> submitted{0};
@@ -109,6 +118,7 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
     for (uint64_t p = 0; p < kProducers; ++p) {
       producers.emplace_back([&, p] {
         std::mt19937 random(static_cast<uint32_t>(p));
+        std::vector<RequestPtr> group;
         for (uint64_t i = 0; i < kEach; ++i) {
           const uint64_t id = p * kEach + i;
           const int64_t rows = 1 + random() % 3;
@@ -124,14 +134,23 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
             const std::lock_guard lock(owner.mutex);
             owner.alive[id] = request.get();
           }
-          version->submit(std::move(request));
+          if (trial.together == 1) {
+            version->submit(std::move(request));
+          } else {
+            group.push_back(std::move(request));
+            if (group.size() == trial.together || i + 1 == kEach) {
+              version->submit_together(group);
+              group.clear();
+            }
+          }
           if (random() % 4 == 0) {
             const std::lock_guard lock(owner.mutex);
             if (!owner.alive.empty()) owner.alive.begin()->second->cancel();
           }
           ++submitted;
           // Half of the time as a client that waits for room, so that not only refusals are seen.
-          while (i % 2 == 0 && version->in_flight() >= 48) std::this_thread::yield();
+          while (i % 2 == 0 && group.empty() && version->in_flight() >= 48)
+            std::this_thread::yield();
         }
       });
     }

@@ -10,6 +10,7 @@
 
 #include "backends/callback/callback_backend.h"
 #include "requests.h"
+#include "serving/anywhere_model.h"
 
 using namespace headrace;
 using namespace headrace::testing;
@@ -348,4 +349,58 @@ TEST_CASE("create names what does not fit") {
   spec.inputs = {tensor_spec("X", DType::kInt8, {-1})};
   CHECK_FALSE(ModelVersion::create(spec, {{}, 0}, model, reaper));
   CHECK_FALSE(ModelVersion::create(spec, {{}, 2}, model, reaper));  // one callable only
+}
+
+TEST_CASE("short batches are executed by the thread that brings them, others by the instance's") {
+  Collector collector;
+  Reaper reaper;
+  ModelSpec spec;
+  spec.name = "m";
+  spec.max_batch_size = 8;
+  spec.inputs = {tensor_spec("X", DType::kInt8, {4})};
+  spec.outputs = {tensor_spec("Y", DType::kInt8, {4})};
+  std::vector<std::thread::id> ran_on;  // one run at a time
+  const Callback model = [&](const Inputs& inputs, Outputs& outputs) {
+    ran_on.push_back(std::this_thread::get_id());
+    if (inputs[0]->tensor.data.front() == std::byte{'s'}) {
+      const Nanoseconds end = thread_cpu_time() + 60ms;
+      while (thread_cpu_time() < end) {
+      }
+    }
+    return identity(inputs, outputs);
+  };
+  const auto make = [&](bool anywhere) {
+    std::shared_ptr<Model> made =
+        make_callback_model({tensor_spec("X", DType::kInt8, {-1, 4})},
+                            {tensor_spec("Y", DType::kInt8, {-1, 4})}, {model}, "test");
+    if (anywhere) made = std::make_shared<AnywhereModel>(std::move(made));
+    std::shared_ptr<ModelVersion> version =
+        *ModelVersion::create(spec, {batches_of(8), 1}, made, reaper);
+    version->start();
+    return version;
+  };
+  std::size_t answered = 0;
+  const auto send = [&](ModelVersion& version, const std::string& row, std::size_t n) {
+    std::vector<RequestPtr> requests;
+    for (std::size_t i = 0; i < n; ++i) {
+      requests.push_back(make_request(collector, {{"X", DType::kInt8, {1, 4}, row}}, i));
+    }
+    version.submit_together(requests);
+    CHECK(std::none_of(requests.begin(), requests.end(),
+                       [](const RequestPtr& left) { return left != nullptr; }));
+    collector.wait(answered += n);
+    return ran_on.back() == std::this_thread::get_id();
+  };
+
+  const auto version = make(true);
+  CHECK_FALSE(send(*version, "fast", 1));  // nothing is known of it yet
+  // On a busy machine any single run may have been a long one.
+  bool here = false;
+  while (!here) here = send(*version, "fast", 1);
+  while (!send(*version, "slow", 1)) send(*version, "fast", 1);
+  CHECK_FALSE(send(*version, "fast", 1));  // put off: that was far too long
+  CHECK(version->close(Batcher::Close::kDrain));
+
+  const auto elsewhere = make(false);
+  for (int i = 0; i < 20; ++i) CHECK_FALSE(send(*elsewhere, "fast", 3));
 }
