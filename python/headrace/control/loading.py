@@ -17,6 +17,7 @@ from headrace.control.signature import (
     batch_policy,
     model_spec,
     tensor_specs,
+    threads_asked,
 )
 from headrace.control.states import LoadedVersion
 from headrace.errors import HeadraceError, InvalidArgumentError
@@ -36,6 +37,12 @@ __all__ = ["Plan", "VersionLoader", "load_callable"]
 
 _log = get_logger("control")
 
+# A batch that takes longer is not worth compiling a second time to compare.
+_SMALL_RUN_SECONDS = 1e-3
+_TIMED_RUNS = 5
+_ABOUT_AS_FAST = 1.3
+_REMEMBERED = 1000
+
 Infer = Callable[[dict[str, runtime.Array]], Mapping[str, runtime.Array]]
 
 
@@ -53,6 +60,8 @@ class VersionLoader:
     def __init__(self, loaders: Loaders, defaults: Defaults) -> None:
         self._loaders = loaders
         self._defaults = defaults
+        # Versions that need no second thread, so that a reload need not find out again.
+        self._single_thread: dict[tuple[str, int, str, Plan], None] = {}
 
     def load(
         self,
@@ -82,17 +91,26 @@ class VersionLoader:
         validate(completed)
         for text in unused_settings(completed):
             _log.warning("%s: %s", source, text)
-        model, closers = opened.load(completed, instances=plan.instances, threads=plan.threads)
+
+        def warm(threads: int) -> _Warm:
+            planned = Plan(plan.instances, threads)
+            model, closers = opened.load(completed, instances=plan.instances, threads=threads)
+            return _warmed(completed, number, model, closers, planned, opened=opened, entry=entry)
+
+        planned = plan.threads > 1 and not opened.runs_user_code and not threads_asked(completed)
+        known = (entry.name, number, fingerprint, plan)
+        if planned and known in self._single_thread:
+            warmed = warm(1)
+        else:
+            warmed = warm(plan.threads)
+            if planned:
+                warmed = _without_needless_threads(warmed, warm)
+                if warmed.plan.threads == 1:
+                    self._single_thread[known] = None
+                    if len(self._single_thread) > _REMEMBERED:
+                        self._single_thread.pop(next(iter(self._single_thread)), None)
         return _started(
-            completed,
-            number,
-            model,
-            closers,
-            opened=opened,
-            entry=entry,
-            fingerprint=fingerprint,
-            plan=plan,
-            began=started,
+            completed, number, warmed, entry=entry, fingerprint=fingerprint, began=started
         )
 
 
@@ -106,31 +124,71 @@ def load_callable(
         tensor_specs(config.input, config.max_batch_size),
         tensor_specs(config.output, config.max_batch_size),
     )
-    return _started(
-        config,
-        number,
-        model,
-        [],
-        opened=None,
-        entry=None,
-        fingerprint="",
-        plan=Plan(len(functions), 1),
-        began=began,
-    )
+    warmed = _warmed(config, number, model, [], Plan(len(functions), 1), opened=None, entry=None)
+    return _started(config, number, warmed, entry=None, fingerprint="", began=began)
 
 
-def _started(
+@dataclass(frozen=True)
+class _Warm:
+    """A version that may be started."""
+
+    version: runtime.ModelVersion
+    closers: list[Callable[[], None]]
+    plan: Plan
+    sample: dict[str, runtime.Array] | None  # the last that it ran; None: it ran nothing
+
+    def run_seconds(self) -> float | None:
+        """How long the sample takes, the best of some runs. None without one."""
+        if self.sample is None:
+            return None
+
+        def once(sample: dict[str, runtime.Array]) -> float:
+            began = time.perf_counter()
+            self.version.warm_up(sample)
+            return (time.perf_counter() - began) / self.plan.instances
+
+        return min(once(self.sample) for _ in range(_TIMED_RUNS))
+
+    def close(self) -> None:
+        self.version.close(drain=False)
+        for close in self.closers:
+            close()
+
+
+def _without_needless_threads(planned: _Warm, warm: Callable[[int], _Warm]) -> _Warm:
+    """The same with one thread an instance if that is about as fast. The workers of a runtime spin
+    between runs, which costs more than a small model itself."""
+    try:
+        seconds = planned.run_seconds()
+        if seconds is None or seconds > _SMALL_RUN_SECONDS:
+            return planned
+        single = warm(1)
+    except BaseException:
+        planned.close()
+        raise
+    try:
+        single_seconds = single.run_seconds()
+    except BaseException:
+        planned.close()
+        single.close()
+        raise
+    if single_seconds is not None and single_seconds <= seconds * _ABOUT_AS_FAST:
+        planned.close()
+        return single
+    single.close()
+    return planned
+
+
+def _warmed(
     config: model_config.ModelConfig,
     number: int,
     model: runtime.Model,
     closers: list[Callable[[], None]],
+    plan: Plan,
     *,
     opened: OpenedModel | None,
     entry: ModelEntry | None,
-    fingerprint: str,
-    plan: Plan,
-    began: float,
-) -> LoadedVersion:
+) -> _Warm:
     def labels(filename: str) -> Sequence[str]:
         return read_labels(entry, filename) if entry is not None else ()
 
@@ -142,25 +200,42 @@ def _started(
             policy=batch_policy(config),
             instances=plan.instances,
         )
-        _warm_up(version, config, number, entry.path if entry is not None else None, opened)
-        version.start()
+        path = entry.path if entry is not None else None
+        sample = _warm_up(version, config, number, path, opened)
     except BaseException:
         if version is not None:
             version.close(drain=False)
         for close in closers:
             close()
         raise
+    return _Warm(version, closers, plan, sample)
+
+
+def _started(
+    config: model_config.ModelConfig,
+    number: int,
+    warmed: _Warm,
+    *,
+    entry: ModelEntry | None,
+    fingerprint: str,
+    began: float,
+) -> LoadedVersion:
+    try:
+        warmed.version.start()
+    except BaseException:
+        warmed.close()
+        raise
     return LoadedVersion(
         model=config.name,
         number=number,
         fingerprint=fingerprint,
-        version=version,
+        version=warmed.version,
         config=config,
-        instances=plan.instances,
-        threads=plan.threads,
+        instances=warmed.plan.instances,
+        threads=warmed.plan.threads,
         load_seconds=time.monotonic() - began,
         path=entry.path / str(number) if entry is not None else None,
-        on_close=closers,
+        on_close=warmed.closers,
     )
 
 
@@ -170,28 +245,32 @@ def _warm_up(
     number: int,
     model_path: Path | None,
     opened: OpenedModel | None,
-) -> None:
+) -> dict[str, runtime.Array] | None:
+    """Answers the last inputs that were run, None if none were."""
     # Here: a server without models starts without NumPy.
     from headrace.control.warmup import configured_samples, default_samples
 
+    ran: dict[str, runtime.Array] | None = None
     if config.model_warmup:
         for sample in configured_samples(config, model_path):
             try:
                 for _ in range(sample.count):
                     version.warm_up(sample.inputs)
+                    ran = sample.inputs
             except HeadraceError as error:
                 raise InvalidArgumentError(
                     f"warm-up '{sample.name}' failed: {error.details}"
                 ) from error
-        return
+        return ran
     if opened is None or opened.runs_user_code:
-        return
+        return None
     refused: HeadraceError | None = None
     for samples in default_samples(config):
         try:
             for sample in samples:
                 version.warm_up(sample.inputs)
-            return
+                ran = sample.inputs
+            return ran
         except HeadraceError as error:
             if not sample.guessed:
                 raise type(error)(f"warm-up with {sample.name} failed: {error.details}") from error
@@ -203,3 +282,4 @@ def _warm_up(
         number,
         " ".join(refused.details.split())[:200] if refused is not None else "",
     )
+    return None

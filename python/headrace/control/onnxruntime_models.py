@@ -77,7 +77,7 @@ class OpenedOnnxRuntime:
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
     ) -> tuple[runtime.Model, list[Callable[[], None]]]:
-        sessions = [self._first] if threads == 1 else []
+        sessions = [self._first] if threads == 1 and self._first is not None else []
         self._first = None
         while len(sessions) < instances:
             sessions.append(_session(self._path, threads))

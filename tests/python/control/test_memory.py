@@ -31,6 +31,7 @@ def wide_model() -> bytes:
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_200_load_unload_cycles_leave_rss_flat(repository, start_server, connect) -> None:
     repository.put("wide/1/model.onnx", wide_model())
     repository.put(
