@@ -6,6 +6,7 @@
 
 #include "frontend/infer_codec.h"
 #include "frontend/infer_stream.h"
+#include "frontend/rpc_rights.h"
 
 namespace headrace {
 namespace {
@@ -99,7 +100,8 @@ void KServeService::refresh() {
 void KServeService::add_to(MethodTable& methods, std::size_t max_message_bytes) {
   const auto add = [&](std::string path, std::unique_ptr<Handler> handler, std::size_t limit,
                        MethodKind kind = MethodKind::kUnary) {
-    methods.add(std::move(path), {handler.get(), limit, kind});
+    const Right right = right_of_rpc(path);
+    methods.add(std::move(path), {handler.get(), limit, kind, right});
     handlers_.push_back(std::move(handler));
   };
   constexpr std::size_t kProbeBytes = 64 * 1024;

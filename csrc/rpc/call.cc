@@ -94,6 +94,7 @@ void Call::open(Stream& stream) {
   accept_encoding_.clear();
   deadline_ = kNever;
   method_ = nullptr;
+  principal_.reset();
   prefix_size_ = 0;
   have_message_ = compressed_ = false;
   message_size_ = received_ = 0;
@@ -153,6 +154,7 @@ void Call::on_headers_end(bool too_large) {
   if (!post_) return reject(Status::unimplemented("gRPC calls are POST requests"));
   method_ = set_->methods_.find(path_);
   if (method_ == nullptr) return reject(Status::unimplemented("Method not found: " + path_));
+  if (set_->access_ && !authorize()) return;
   if (bad_timeout_) return reject(Status::internal("malformed grpc-timeout"));
   if (bad_encoding_) {
     return reject(Status::unimplemented("grpc-encoding is not supported; use one of " +
@@ -176,6 +178,24 @@ bool Call::awaits_body() const {
   // A streamed request may rest between messages, and until its handler asks for one.
   return state_ == State::kHandled && streams() && credit_ != 0 && !half_closed_ &&
          (prefix_size_ != 0 || (have_message_ && received_ < message_size_));
+}
+
+bool Call::authorize() {
+  const AccessPolicy& policy = set_->access_->get();
+  if (policy.open() && method_->right != Right::kNone) return true;
+  AccessPolicy::Caller caller;
+  caller.connection = auth_context().get();
+  std::size_t at = 0;
+  for (const Field& field : fields_) {
+    const std::string_view text(text_);
+    take_credential(text.substr(at, field.name_size),
+                    text.substr(at + field.name_size, field.value_size), caller);
+    at += field.name_size + field.value_size;
+  }
+  AccessPolicy::Decision decision = policy.decide(method_->right, caller);
+  principal_ = std::move(decision.principal);
+  if (!decision.status.ok()) reject(decision.status);
+  return decision.status.ok();
 }
 
 bool Call::reserve(std::size_t bytes) {

@@ -34,6 +34,7 @@
 #include <cstdint>
 #include <functional>
 #include <memory>
+#include <optional>
 #include <string>
 #include <string_view>
 #include <unordered_map>
@@ -43,8 +44,10 @@
 #include "base/buffer.h"
 #include "base/clock.h"
 #include "base/counter.h"
+#include "base/snapshot.h"
 #include "base/status.h"
 #include "base/timer_wheel.h"
+#include "rpc/authorizer.h"
 #include "rpc/compression.h"
 #include "transport/stream.h"
 
@@ -86,6 +89,7 @@ struct Method {
   Handler* handler = nullptr;
   std::size_t max_message_bytes = 4 << 20;  // as received, and inflated
   MethodKind kind = MethodKind::kUnary;
+  Right right = Right::kNone;  // what its callers need; see authorizer.h
 };
 
 // By path, "/package.Service/Method". Filled before the loops run, then immutable.
@@ -95,6 +99,10 @@ class MethodTable {
   const Method* find(std::string_view path) const {
     const auto it = methods_.find(path);
     return it == methods_.end() ? nullptr : &it->second;
+  }
+  template <class Each>
+  void for_each(Each&& each) const {
+    for (const auto& [path, method] : methods_) each(path, method);
   }
 
  private:
@@ -138,9 +146,9 @@ class Call final : public StreamHandler {
   std::string_view path() const { return path_; }
   const std::string& peer() const { return stream_->peer(); }
   // Who the client is (transport/auth_context.h); null without TLS. Lives as long as anyone keeps it.
-  const std::shared_ptr<const AuthContext>& auth_context() const {
-    return stream_->auth_context();
-  }
+  const std::shared_ptr<const AuthContext>& auth_context() const { return stream_->auth_context(); }
+  // The caller, where an access policy knows it; null for anonymous ones and while the policy is open.
+  const std::shared_ptr<const Principal>& principal() const { return principal_; }
   TimePoint deadline() const { return deadline_; }
   TimePoint now() const;
   // Request metadata as it came, without pseudo-headers and gRPC's own (`grpc-*`, te, content-type).
@@ -202,6 +210,7 @@ class Call final : public StreamHandler {
 
   void open(Stream& stream);
   // False: the call has been failed.
+  bool authorize();
   bool begin_message();
   bool reserve(std::size_t bytes);
   bool streams() const { return request_streams(method_->kind); }
@@ -246,6 +255,7 @@ class Call final : public StreamHandler {
   TimePoint deadline_ = kNever;
   TimerWheel::Timer timer_;
   const Method* method_ = nullptr;
+  std::shared_ptr<const Principal> principal_;
 
   std::array<std::byte, kPrefixBytes> prefix_{};
   std::size_t prefix_size_ = 0;
@@ -283,6 +293,8 @@ class CallSet final : public StreamAcceptor {
   void fail_all(const Status& status);
   // From now on new calls are answered with this (shutdown).
   void refuse_new(Status status) { refuse_ = std::move(status); }
+  // Every call is checked against the newest policy. Without this, none is (tests). Before the loop runs.
+  void set_access(const Snapshot<AccessPolicy>& policy) { access_.emplace(policy); }
   // How responses are compressed unless their call says otherwise. Before the loop runs.
   void set_compression(Encoding encoding) { compression_ = encoding; }
 
@@ -299,6 +311,7 @@ class CallSet final : public StreamAcceptor {
   RpcCounters counters_;
   Status refuse_;
   Encoding compression_ = Encoding::kIdentity;
+  std::optional<SnapshotReader<AccessPolicy>> access_;
   Counter active_;
   std::vector<std::unique_ptr<Call>> calls_;
   std::vector<uint32_t> free_;

@@ -11,6 +11,7 @@
 
 #include "base/snapshot.h"
 #include "frontend/kserve_service.h"
+#include "frontend/rpc_rights.h"
 #include "transport/connection_set.h"
 #include "transport/listener.h"
 
@@ -37,9 +38,12 @@ class Server::Loop {
     service->add_to(methods, server.options_.max_message_bytes);
     for (const Registration& registration : server.registrations_) {
       handlers.push_back(registration.factory(loop, calls));
+      const Right known = right_of_rpc(registration.path);
       methods.add(registration.path,
-                  {handlers.back().get(), registration.max_message_bytes, registration.kind});
+                  {handlers.back().get(), registration.max_message_bytes, registration.kind,
+                   known != Right::kNone ? known : registration.right});
     }
+    calls.set_access(server.access_);
   }
 
   void start(std::size_t index) {
@@ -84,8 +88,8 @@ Server::~Server() {
 }
 
 void Server::add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes,
-                        MethodKind kind) {
-  registrations_.push_back({std::move(path), std::move(factory), max_message_bytes, kind});
+                        MethodKind kind, Right right) {
+  registrations_.push_back({std::move(path), std::move(factory), max_message_bytes, kind, right});
 }
 
 Result<uint16_t> Server::add_listener(const std::string& address,
@@ -226,6 +230,20 @@ void Server::publish(std::shared_ptr<const RouteTable> routes) {
   const std::shared_ptr<const RouteTable> old = state_->routes.load();
   state_->routes.publish(std::move(routes));
   on_every_loop([](Loop& loop) { loop.service->refresh(); });
+}
+
+void Server::set_access(std::shared_ptr<const AccessPolicy> policy) {
+  access_.publish(std::move(policy));
+}
+
+std::vector<std::pair<std::string, Right>> Server::rights() const {
+  std::vector<std::pair<std::string, Right>> rights;
+  if (loops_.empty()) return rights;
+  loops_.front()->methods.for_each([&](const std::string& path, const Method& method) {
+    rights.emplace_back(path, method.right);
+  });
+  std::sort(rights.begin(), rights.end());
+  return rights;
 }
 
 void Server::set_ready(bool ready) {

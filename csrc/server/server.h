@@ -73,9 +73,9 @@ class Server {
   explicit Server(ServerOptions options);
   ~Server();  // stop(0)
 
-  // Before start().
+  // Before start(). `right`: what callers need where frontend/rpc_rights.h does not say it.
   void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes,
-                  MethodKind kind = MethodKind::kUnary);
+                  MethodKind kind = MethodKind::kUnary, Right right = Right::kCall);
   // Before start(), as often as wanted: another address to listen on (listen_address.h has the
   // spelling), with or without TLS. It is bound at once; clients wait in its backlog until start(). A
   // unix socket's file gets `unix_mode`. Answers the TCP port, or 1 for a unix socket, as gRPC does.
@@ -99,6 +99,10 @@ class Server {
   // Replaces the routes. Returns when no I/O thread uses the old ones any more; what only they held
   // ends on this thread.
   void publish(std::shared_ptr<const RouteTable> routes);
+  // Who may call what from now on; running calls go on. Any time.
+  void set_access(std::shared_ptr<const AccessPolicy> policy);
+  // Every method and the right it needs. After start().
+  std::vector<std::pair<std::string, Right>> rights() const;
   void set_ready(bool ready);
   void set_health(const std::string& service, bool serving);
 
@@ -117,6 +121,7 @@ class Server {
     HandlerFactory factory;
     std::size_t max_message_bytes;
     MethodKind kind;
+    Right right;
   };
 
   void accept(int fd, std::string peer, const Port& port);
@@ -130,6 +135,7 @@ class Server {
   std::unique_ptr<ServerState> state_;
   std::unique_ptr<ReceiveBudget> budget_;
   ConnectionCap cap_;
+  Snapshot<AccessPolicy> access_;  // open until set_access()
   std::vector<std::unique_ptr<Loop>> loops_;
   std::vector<std::unique_ptr<Port>> ports_;  // before the loops' end: their listeners
   LimitCounters refused_;                     // accepting thread only
