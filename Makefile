@@ -68,6 +68,14 @@ sanitize-%:
 	@cmake --build --preset $*
 	@ctest --preset $*
 
+FUZZ_SECONDS ?= 60
+.PHONY: fuzz
+fuzz: ## each harness of tests/fuzz for FUZZ_SECONDS=60, from its kept corpus (clang-14)
+	@scripts/bootstrap.sh fuzz
+	@cmake --preset fuzz $(CMAKE_PYTHON) --log-level=WARNING
+	@cmake --build --preset fuzz
+	@tests/fuzz/run.sh build/fuzz/tests/fuzz $(FUZZ_SECONDS)
+
 .PHONY: bench
 bench: ## the front-end benchmark (BENCH_ARGS="--quick"; bench/README.md)
 	@scripts/bootstrap.sh demo

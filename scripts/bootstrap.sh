@@ -57,6 +57,12 @@ esac
 need "$python_package-dev" python_has \
   'import os, sysconfig as s; open(os.path.join(s.get_paths()["include"], "Python.h"))'
 [ -n "$PYTHON_FOUND" ] || missing+=(python3)
+for extra in "$@"; do
+  [ "$extra" = fuzz ] || continue
+  need clang-14 command -v clang++-14
+  need libclang-rt-14-dev ls /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.asan-*.a
+  need libfuzzer-14-dev ls /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.fuzzer-*.a
+done
 # Not needed, but builds are slow without it.
 need ccache command -v ccache
 
@@ -151,6 +157,7 @@ fi
 
 # --- extras ----------------------------------------------------------------------------------
 for extra in "$@"; do
+  [ "$extra" != fuzz ] || continue  # system packages only
   files=(pyproject.toml)
   [ "$extra" != demo ] || files+=(examples/weights.txt)
   wanted="$(digest "${files[@]}")"

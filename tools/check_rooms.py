@@ -54,6 +54,7 @@ PYTHON_FLOORS = {
     "limits": 2,
     "logs": 2,
     "config": 3,
+    "access": 3,
     "runtime": 4,
     "repository": 4,
     "rollout": 4,

@@ -139,6 +139,7 @@ void PythonHandler::on_unary(Call& call, BufferRef message) {
   auto info = std::make_shared<CallInfo>();
   info->method = call.path();
   info->peer = call.peer();
+  if (call.principal()) info->principal = call.principal()->name;
   info->metadata = call.metadata();
   info->deadline = call.deadline();
   // Valid as long as the call waits: the job, then its reply, holds the CallInfo.

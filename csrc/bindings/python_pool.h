@@ -27,6 +27,7 @@ namespace headrace {
 struct CallInfo {
   std::string method;
   std::string peer;
+  std::string principal;  // empty: not known
   Metadata metadata;
   TimePoint deadline = kNever;
   std::atomic<bool> cancelled{false};

@@ -68,6 +68,41 @@ Metadata metadata_from_python(const py::iterable& pairs) {
   return metadata;
 }
 
+Right right_named(const std::string& name) {
+  const std::optional<Right> right = right_from_name(name);
+  if (!right) raise_unless_ok(Status::invalid_argument("'" + name + "' is no right"));
+  return *right;
+}
+
+Rights rights_named(const std::vector<std::string>& names) {
+  Rights rights;
+  for (const std::string& name : names) rights.add(right_named(name));
+  return rights;
+}
+
+// (name, rights, SHA-256 digests of keys, identities of certificates)
+using PyMember = std::tuple<std::string, std::vector<std::string>, std::vector<py::bytes>,
+                            std::vector<std::string>>;
+
+std::shared_ptr<const AccessPolicy> make_access_policy(const std::vector<std::string>& anonymous,
+                                                       const std::vector<PyMember>& members) {
+  std::vector<AccessPolicy::Member> made;
+  for (const auto& [name, rights, keys, identities] : members) {
+    AccessPolicy::Member& member = made.emplace_back();
+    member.principal = {name, rights_named(rights)};
+    member.identities = identities;
+    for (const py::bytes& key : keys) {
+      const std::string_view digest = key;
+      Sha256& to = member.keys.emplace_back();
+      if (digest.size() != to.size()) {
+        raise_unless_ok(Status::invalid_argument("a SHA-256 digest has 32 bytes"));
+      }
+      std::copy(digest.begin(), digest.end(), reinterpret_cast<char*>(to.data()));
+    }
+  }
+  return std::make_shared<const AccessPolicy>(rights_named(anonymous), std::move(made));
+}
+
 struct PyServerOptions {
   ServerOptions core;
   std::size_t python_threads = 4;
@@ -188,6 +223,11 @@ void bind_server(py::module_& module) {
   py::class_<CallInfo, std::shared_ptr<CallInfo>>(module, "CallInfo")
       .def_readonly("method", &CallInfo::method)
       .def_readonly("peer", &CallInfo::peer)
+      .def_property_readonly("principal",
+                             [](const CallInfo& self) -> std::optional<std::string> {
+                               if (self.principal.empty()) return std::nullopt;
+                               return self.principal;
+                             })
       .def_property_readonly("metadata",
                              [](const CallInfo& self) { return metadata_to_python(self.metadata); })
       .def("time_remaining",
@@ -225,6 +265,23 @@ void bind_server(py::module_& module) {
           },
           "service"_a, "serving"_a)
       .def("stop", &PyServer::stop, "grace_s"_a = 30.0, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "set_access",
+          [](PyServer& self, const std::vector<std::string>& anonymous,
+             const std::vector<PyMember>& members) {
+            self.core().set_access(make_access_policy(anonymous, members));
+          },
+          "anonymous"_a, "members"_a)
+      .def("clear_access",
+           [](PyServer& self) { self.core().set_access(std::make_shared<const AccessPolicy>()); })
+      .def("rights",
+           [](PyServer& self) {
+             std::vector<std::pair<std::string, std::string>> rights;
+             for (const auto& [path, right] : self.core().rights()) {
+               rights.emplace_back(path, name_of(right));
+             }
+             return rights;
+           })
       .def("statistics", [](PyServer& self) { return statistics_of(self.core().counters()); });
 }
 

@@ -196,6 +196,10 @@ class CallInfo:
     @property
     def peer(self) -> str: ...
     @property
+    def principal(self) -> str | None:
+        """The caller's name in the access policy; None for anonymous callers."""
+
+    @property
     def metadata(self) -> list[tuple[str, str | bytes]]: ...
     def time_remaining(self) -> float | None: ...
     def is_active(self) -> bool: ...
@@ -231,6 +235,21 @@ class Server:
     def stop(self, grace_s: float = 30.0) -> bool:
         """Refuses new calls, lets running ones finish within the grace, ends the rest. True if none
         had to be ended. Idempotent."""
+
+    def set_access(
+        self,
+        anonymous: Sequence[str],
+        members: Sequence[tuple[str, Sequence[str], Sequence[bytes], Sequence[str]]],
+    ) -> None:
+        """Who may call what from now on. Rights are "probe", "metadata", "infer", "control" and
+        "call"; `anonymous` are those of callers without a credential, a member is (name, rights,
+        SHA-256 digests of API keys, certificate names)."""
+
+    def clear_access(self) -> None:
+        """Everyone may call everything, as before the first set_access()."""
+
+    def rights(self) -> list[tuple[str, str]]:
+        """[(path, right)] of every method. After start()."""
 
     def statistics(self) -> dict[str, Any]:
         """connections_open, connections_total, connections_refused, calls_started, calls_finished,

@@ -18,10 +18,12 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headrace import runtime
+from headrace.access import read_access_file
 from headrace.config import ServerConfig
 from headrace.control.kserve_service import KServeService
 from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
@@ -129,6 +131,8 @@ class Server:
                 from headrace.monitoring.exporter import MetricsServer
 
                 self._metrics = MetricsServer(self.config.host, self.config.metrics_port)
+            if self.config.auth_file:
+                self.reload_access()
             self._core.start()
             failures = self.manager.load_initial()
             if failures and self.config.exit_on_error and not self.manager.registry.stopping:
@@ -197,6 +201,17 @@ class Server:
     @property
     def ready(self) -> bool:
         return self.manager.registry.ready
+
+    def reload_access(self) -> None:
+        """Reads `auth_file` again. What is wrong with it is raised, and the old policy stays."""
+        policy = read_access_file(Path(self.config.auth_file))
+        self._core.set_access(
+            policy.anonymous, [(m.name, m.rights, m.keys, m.certificates) for m in policy.members]
+        )
+
+    def rights(self) -> list[tuple[str, str]]:
+        """[(method, right it needs)], after start()."""
+        return self._core.rights()
 
     def statistics(self) -> dict[str, Any]:
         """The core's connection and call counters."""

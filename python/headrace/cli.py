@@ -161,6 +161,10 @@ def serve(
             "docs/CONFIGURATION.md. Repeatable."
         ),
     ] = None,
+    auth_file: Annotated[
+        OptionalStr,
+        typer.Option(help="YAML: who may call what; '' = everyone everything. [default: '']"),
+    ] = None,
     server_id: Annotated[
         OptionalStr, typer.Option("--id", help="Name in ServerMetadata. [default: headrace]")
     ] = None,

@@ -57,6 +57,7 @@ class ServerConfig:
     max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     id: str = "headrace"  # the name in ServerMetadata
+    auth_file: str = ""  # who may call what (access.py); "" = everyone everything
 
     default_max_batch_size: int = (
         32  # for models that can batch and whose configuration says nothing
@@ -182,6 +183,8 @@ def _validated(path: Path, values: dict[str, Any]) -> dict[str, Any]:
             raise InvalidArgumentError(
                 f"{path}: unknown key '{name}'; known: {', '.join(sorted(known))}"
             )
+    if isinstance(values.get("auth_file"), str) and values["auth_file"]:
+        values["auth_file"] = str(path.parent / values["auth_file"])
     if isinstance(values.get("model_repository"), list):
         values["model_repository"] = [path.parent / str(p) for p in values["model_repository"]]
     try:
