@@ -4,6 +4,7 @@
 #
 #   scripts/bootstrap.sh            headrace itself, editable
 #   scripts/bootstrap.sh demo test  and what examples/ and tests/ need
+#   scripts/bootstrap.sh fuzz       and clang with libFuzzer
 #
 # PYTHON=python3.12 picks the interpreter of a new .venv. HEADRACE_NO_APT=1: never call apt-get.
 set -euo pipefail
