@@ -87,7 +87,8 @@ WireParameter decode_parameter(protozero::data_view entry) {
       protozero::pbf_message<ParameterField> value(reader.get_view());
       while (value.next()) {
         if (is(value, ParameterField::kBool, pbf_wire_type::varint)) {
-          parameter.value = value.get_bool();
+          // Not get_bool(): it looks at the first byte only, and 0 may be written in several.
+          parameter.value = value.get_uint64() != 0;
         } else if (is(value, ParameterField::kInt64, pbf_wire_type::varint)) {
           parameter.value = value.get_int64();
         } else if (is(value, ParameterField::kString, pbf_wire_type::length_delimited)) {

@@ -182,8 +182,10 @@ class Session {
     server_.methods.add("/f/Hold", {&hold_, kMessageLimit, MethodKind::kServerStreaming});
     server_.methods.add("/f/Chat", {&chat_, kMessageLimit, MethodKind::kBidiStreaming});
     server_.methods.add("/f/Lazy", {&lazy_, kMessageLimit, MethodKind::kClientStreaming});
-    options_.max_concurrent_streams = 16;
-    connection_ = std::make_unique<Http2Connection>(options_, acceptor_, "ipv4:192.0.2.1:1");
+    options_.limits.max_concurrent_streams = 16;
+    connection_ =
+        std::make_unique<Http2Connection>(options_, acceptor_, "ipv4:192.0.2.1:1", server_.now);
+    connection_->limit_counters = &limits_;
   }
 
   void run() {
@@ -192,7 +194,7 @@ class Session {
     while (!input_.empty() && alive_) act();
     if (alive_ && in_frames_) check_answers_ping();
     if ((mode & 2) != 0) {  // every deadline passes, and the server stops
-      server_.advance(std::chrono::hours(200'000));
+      advance(std::chrono::hours(200'000));
       server_.calls.fail_all(Status::unavailable("stop"));
       FUZZ_CHECK(WatchedHandler::open_calls.empty());
       drain();
@@ -241,8 +243,7 @@ class Session {
         return feed(http2_frame(4, 0, 0, entry + number(input_.u32())));
       }
       case 11:
-        server_.advance(Milliseconds(input_.u16()));
-        return drain();
+        return advance(Milliseconds(input_.u16()));
       case 12:
         return answer_one(input_.u8());
       case 13:
@@ -329,8 +330,14 @@ class Session {
     drain();
   }
 
+  void advance(Nanoseconds by) {
+    server_.advance(by);
+    if (!connection_->advance(server_.now)) alive_ = false;
+    drain();
+  }
+
   void feed(std::string_view bytes) {
-    alive_ = connection_->feed(bytes_of(bytes));
+    alive_ = connection_->advance(server_.now) && connection_->feed(bytes_of(bytes));
     check_bounds();
     drain();
   }
@@ -352,7 +359,7 @@ class Session {
 
   void check_bounds() const {
     FUZZ_CHECK(server_.budget.used() <= kBudget);
-    FUZZ_CHECK(connection_->open_streams() <= options_.max_concurrent_streams);
+    FUZZ_CHECK(connection_->open_streams() <= options_.limits.max_concurrent_streams);
     FUZZ_CHECK(WatchedHandler::open_calls.size() <= server_.calls.active());
   }
 
@@ -375,6 +382,7 @@ class Session {
   Chat chat_{true};
   Chat lazy_{false};
   Http2Options options_;
+  LimitCounters limits_;
   WatchingAcceptor acceptor_;
   std::unique_ptr<Http2Connection> connection_;
   std::string sent_;

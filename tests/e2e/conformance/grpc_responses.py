@@ -373,7 +373,6 @@ def grace_passes(_: Target) -> None:
     SHOULD,
     "keepalive Pings",
     "too many PINGs without data end the connection with ENHANCE_YOUR_CALM, too_many_pings",
-    pending="guards",
 )
 def ping_strikes(server: Target) -> None:
     with server.connect() as to:

@@ -18,7 +18,7 @@ from typing import Any
 MUST, SHOULD, MAY = "MUST", "SHOULD", "MAY"
 ROOT = Path(__file__).resolve().parents[3]
 DOCUMENT = ROOT / "docs" / "CONFORMANCE.md"
-MODULES = ("http2", "hpack_rules", "grpc_requests", "grpc_responses", "elsewhere")
+MODULES = ("http2", "hpack_rules", "grpc_requests", "grpc_responses", "grpc_streams", "elsewhere")
 
 
 @dataclass(frozen=True)

@@ -20,8 +20,8 @@ STATUS = SERVICE + "Status"  # fails with the status that the message (JSON) nam
 RAISE = SERVICE + "Raise"  # a handler with a defect
 WAIT = SERVICE + "Wait"  # until it is cancelled or released
 BIG = SERVICE + "Big"  # as many bytes as the message says
-ECHO_4K = "/inference.GRPCInferenceService/ServerLive"
 MODEL_INFER = "/inference.GRPCInferenceService/ModelInfer"
+MODEL_STREAM_INFER = "/inference.GRPCInferenceService/ModelStreamInfer"
 
 LIMIT = 4 << 20  # bytes a message of these methods may have
 STREAMS = 100
@@ -73,7 +73,7 @@ def _raise(_: bytes, __: runtime.CallInfo) -> bytes:
 @contextmanager
 def running() -> Iterator[Target]:
     options = runtime.ServerOptions(
-        host="127.0.0.1", port=0, io_threads=1, max_concurrent_streams=STREAMS
+        host="127.0.0.1", port=0, io_threads=1, limits={"max_concurrent_streams": STREAMS}
     )
     core = runtime.Server(options)
     target = Target(0, core)
