@@ -7,6 +7,7 @@
 
 #include "bindings/bindings.h"
 #include "bindings/connection_limits.h"
+#include "bindings/listeners.h"
 #include "bindings/python_pool.h"
 #include "bindings/python_status.h"
 #include "rpc/grpc_codec.h"
@@ -209,12 +210,14 @@ py::dict statistics_of(const ServerCounters& counters) {
       "connections_refused"_a = counters.connections_refused, "limits_exceeded"_a = limits_exceeded,
       "calls_started"_a = counters.calls_started, "calls_finished"_a = counters.calls_finished,
       "calls_active"_a = counters.calls_active, "calls_by_code"_a = counters.calls_by_code,
-      "bytes_received"_a = counters.bytes_received, "bytes_sent"_a = counters.bytes_sent);
+      "bytes_received"_a = counters.bytes_received, "bytes_sent"_a = counters.bytes_sent,
+      "tls_handshakes"_a = handshakes_by_result(counters), "tls_resumed"_a = counters.tls_resumed);
 }
 
 }  // namespace
 
 void bind_server(py::module_& module) {
+  bind_tls_options(module);
   py::class_<PyServerOptions>(module, "ServerOptions")
       .def(py::init(&make_options), py::kw_only(), "host"_a = "0.0.0.0", "port"_a = 8001,
            "io_threads"_a = 0, "max_message_bytes"_a = 0, "limits"_a = py::dict(),
@@ -253,6 +256,14 @@ void bind_server(py::module_& module) {
       .def(py::init<const PyServerOptions&>(), "options"_a)
       .def("add_method", &PyServer::add_method, "path"_a, "handler"_a, py::kw_only(),
            "blocking"_a = false)
+      .def(
+          "add_listener",
+          [](PyServer& self, const std::string& address, const std::optional<TlsOptions>& tls,
+             uint32_t unix_mode) { return add_listener(self.core(), address, tls, unix_mode); },
+          "address"_a, "tls"_a = py::none(), py::kw_only(), "unix_mode"_a = 0600)
+      .def("reload_tls", [](PyServer& self) { reload_tls(self.core()); })
+      .def_property_readonly("tls_not_after",
+                             [](PyServer& self) { return self.core().tls_not_after(); })
       .def("start", &PyServer::start)
       .def_property_readonly("port", [](PyServer& self) { return self.core().port(); })
       .def("publish", &PyServer::publish, "routes"_a)

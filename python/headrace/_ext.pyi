@@ -188,6 +188,23 @@ class ServerOptions:
         ModelInfer, 4 MiB for other methods. limits: those that differ from default_limits()."""
 
 @final
+class TlsOptions:
+    def __init__(
+        self,
+        *,
+        certificate_chain: bytes = b"",
+        private_key: bytes = b"",
+        client_ca: bytes = b"",
+        certificate_chain_file: str = "",
+        private_key_file: str = "",
+        client_ca_file: str = "",
+        client_auth: str = "none",
+    ) -> None:
+        """PEM, each as bytes or as a file, which is read again by reload_tls(). client_ca may hold
+        revocation lists, too. client_auth: "none", "request" (a client may have no certificate,
+        but not a bad one) or "require" (mTLS)."""
+
+@final
 class CallInfo:
     """The call a Python handler serves."""
 
@@ -219,6 +236,23 @@ class Server:
         `blocking` handlers (they may take long) get a pool of their own. An exception with
         `code` (int) and `details` (str) attributes ends the call with that status, any other
         with UNKNOWN."""
+
+    def add_listener(
+        self, address: str, tls: TlsOptions | None = None, *, unix_mode: int = 0o600
+    ) -> int:
+        """Before start(): binds another address: "host:port", "[::]:0", "unix:/path",
+        "unix-abstract:name". Answers the port, 1 for a unix socket. Raises InvalidArgumentError
+        (address, PEM), UnavailableError naming the address. Without any, start() takes the options'
+        host and port."""
+
+    def reload_tls(self) -> None:
+        """Reads the TLS files again: new connections use them, others go on. Raises
+        InvalidArgumentError naming the files that are no good; their listeners keep what they
+        have."""
+
+    @property
+    def tls_not_after(self) -> int:
+        """When the first certificate ends, in seconds since 1970; 0 without TLS."""
 
     def start(self) -> None:
         """Binds and serves. Raises UnavailableError naming the address when it cannot be bound."""
@@ -253,5 +287,6 @@ class Server:
 
     def statistics(self) -> dict[str, Any]:
         """connections_open, connections_total, connections_refused, calls_started, calls_finished,
-        calls_active, bytes_received, bytes_sent: int; calls_by_code: list of 17 ints, by gRPC
-        code; limits_exceeded: {reason: how often a limit ended or refused something}."""
+        calls_active, bytes_received, bytes_sent, tls_resumed: int; calls_by_code: list of 17 ints,
+        by gRPC code; limits_exceeded: {reason: how often a limit ended or refused something};
+        tls_handshakes: {result: int}."""

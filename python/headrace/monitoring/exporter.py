@@ -92,6 +92,7 @@ _SERVER_COUNTERS = (
     ("headrace_calls_started", "calls_started", "gRPC calls started"),
     ("headrace_received_bytes", "bytes_received", "Bytes received by the gRPC server"),
     ("headrace_sent_bytes", "bytes_sent", "Bytes sent by the gRPC server"),
+    ("headrace_tls_resumed", "tls_resumed", "TLS handshakes that resumed a session"),
 )
 _SERVER_GAUGES = (
     ("headrace_connections_open", "connections_open", "Connections open now"),
@@ -228,6 +229,12 @@ class _Collector:
         for reason, count in values["limits_exceeded"].items():
             exceeded.add_metric([reason], count)
         yield exceeded
+        handshakes = CounterMetricFamily(
+            "headrace_tls_handshakes", "TLS handshakes ended, by result", labels=["result"]
+        )
+        for result, count in values["tls_handshakes"].items():
+            handshakes.add_metric([result], count)
+        yield handshakes
         for name, key, text in _SERVER_GAUGES:
             yield GaugeMetricFamily(name, text, value=values[key])
         yield GaugeMetricFamily(
