@@ -182,8 +182,9 @@ Status Server::start() {
   http2.limits = options_.limits;
   const uint32_t loops = std::max<uint32_t>(1, options_.io_threads);
   TlsLimits tls;
-  tls.handshake_timeout = options_.tls_handshake_timeout;
-  tls.max_handshakes = std::max<uint32_t>(1, options_.max_tls_handshakes / loops);
+  const Milliseconds limit = options_.limits.preface_timeout;
+  tls.handshake_timeout = limit == Milliseconds(0) ? Nanoseconds::max() : Nanoseconds(limit);
+  tls.max_handshakes = std::max<uint32_t>(1, options_.limits.max_tls_handshakes / loops);
   for (uint32_t i = 0; i < loops; ++i) {
     loops_.push_back(std::make_unique<Loop>(*this, http2, tls));
     Status status = loops_.back()->loop.open();

@@ -44,10 +44,6 @@ struct ServerOptions {
   // Of responses whose call does not choose, for clients that accept it. It runs on the I/O threads.
   Encoding response_compression = Encoding::kIdentity;
   ConnectionLimits limits;
-  // TLS: from accept() to the client's HTTP/2 preface; and how many may be at that at once, past which
-  // the oldest ends.
-  Nanoseconds tls_handshake_timeout = std::chrono::seconds(5);
-  uint32_t max_tls_handshakes = 1000;
 };
 
 struct ServerCounters {

@@ -21,6 +21,8 @@ struct ConnectionLimits {
   // Connections; looked at when one is accepted.
   uint32_t max_connections = 10000;
   uint32_t max_connections_per_peer = 1000;  // of one address; 0: no limit
+  // TLS handshakes going on at once, over all loops; past it the oldest ends (handshakes.h).
+  uint32_t max_tls_handshakes = 1000;
 
   // Requests.
   uint32_t max_concurrent_streams = 256;       // a connection
@@ -44,7 +46,7 @@ struct ConnectionLimits {
   Milliseconds ping_min_interval{300'000};
   bool permit_keepalive_without_calls = false;  // else two hours while no stream is open
 
-  Milliseconds preface_timeout{5'000};  // preface and SETTINGS
+  Milliseconds preface_timeout{5'000};  // TLS, preface and SETTINGS
   Milliseconds header_timeout{5'000};   // a header block, or any frame but DATA
   // A message that has begun must go on: looked at every `body_timeout`, at least `body_min_rate`
   // bytes a second since the last look. Time in which our own flow control held the client up does

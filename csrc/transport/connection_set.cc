@@ -97,7 +97,9 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   void mark_closing() {
     closing_ = true;
     if (!tls_) return;
-    end_handshake(TlsResult::kDisconnected);
+    // The guard's preface time-out is this same moment, and may come first.
+    const bool overdue = set_.handshakes_.overdue(handshake_);
+    end_handshake(overdue ? TlsResult::kTimeout : TlsResult::kDisconnected);
     tls_->close();
     if (!blocked_) write(tls_->output());  // the close_notify
   }

@@ -39,6 +39,8 @@ class Handshakes {
   void begin(Entry& entry);
   // Of an entry that is not in, too.
   void finish(Entry& entry);
+  // Whether the time of an entry that began is over.
+  bool overdue(const Entry& entry) const { return entry.end_ <= now_(); }
   std::size_t size() const { return size_; }
 
  private:

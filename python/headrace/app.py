@@ -28,6 +28,7 @@ from headrace.config import ServerConfig
 from headrace.control.kserve_service import KServeService
 from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
 from headrace.control.signature import Declaration, datatype_number, declare
+from headrace.control.tls_reload import TlsReload
 from headrace.errors import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.logs import get_logger
 from headrace.protocol import model_config
@@ -65,7 +66,11 @@ class Server:
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__
         ).add_to(self._core)
+        self._tls = TlsReload(
+            self._core.reload_tls, self.config.tls_files, self.config.tls_reload_secs
+        )
         self._metrics: MetricsServer | None = None
+        self._listening: list[str] = []  # as the log shows them
         self._state = "new"
 
     # ---- before start ---------------------------------------------------------------------------
@@ -133,7 +138,9 @@ class Server:
                 self._metrics = MetricsServer(self.config.host, self.config.metrics_port)
             if self.config.auth_file:
                 self.reload_access()
+            self._listen()
             self._core.start()
+            self._tls.start()
             failures = self.manager.load_initial()
             if failures and self.config.exit_on_error and not self.manager.registry.stopping:
                 name, error = failures[0]
@@ -150,6 +157,35 @@ class Server:
             self._metrics.start(_Readings(self), runtime.histogram_bounds_ns(), runtime.__version__)
         return failures
 
+    def _listen(self) -> None:
+        config = self.config
+        tls = None
+        if config.tls_cert:
+            tls = runtime.TlsOptions(
+                certificate_chain_file=config.tls_cert,
+                private_key_file=config.tls_key,
+                client_ca_file=config.tls_client_ca,
+                client_auth=config.client_auth,
+            )
+        mode = int(config.unix_socket_mode, 8)
+        addresses = [(address, tls) for address in config.listen]
+        addresses += [(address, None) for address in config.listen_insecure]
+        if not config.listen and not config.listen_insecure:
+            host = f"[{config.host}]" if ":" in config.host else config.host
+            addresses = [(f"{host}:{config.grpc_port}", tls)]
+        for address, secured in addresses:
+            unix = address.startswith(("unix:", "unix-abstract:"))
+            port = self._core.add_listener(address, None if unix else secured, unix_mode=mode)
+            self._listening.append(
+                (address if unix else f"{address.rpartition(':')[0]}:{port}")
+                + (" (TLS)" if secured is not None and not unix else "")
+            )
+
+    def reload_tls(self) -> bool:
+        """Reads the TLS files again, now: new connections use them, running calls go on. Whether
+        they were good; if not, the old ones stay and the log says why."""
+        return self._tls.reload()
+
     def stop(self, grace_s: float | None = None) -> bool:
         """Not ready at once; running requests may finish within `grace_s` (exit_timeout_secs).
         True if none had to be ended. Idempotent."""
@@ -160,6 +196,8 @@ class Server:
         grace = self.config.exit_timeout_secs if grace_s is None else grace_s
         deadline = time.monotonic() + grace
         self.manager.begin_stop()
+        if started:
+            self._tls.stop()
         finished = self._core.stop(grace) if started else True
         finished = self.manager.stop(max(0.0, deadline - time.monotonic())) and finished
         if self._metrics is not None:
@@ -182,7 +220,7 @@ class Server:
 
     @property
     def port(self) -> int:
-        """The gRPC port, after start()."""
+        """The first TCP port of gRPC, after start(); 0 when there are only unix sockets."""
         return self._core.port
 
     @property
@@ -227,11 +265,10 @@ class Server:
             f" and {len(models) - 20} more" if len(models) > 20 else ""
         )
         _log.info(
-            "%s in %.0f ms: gRPC %s:%d, metrics %s, models (instances x threads): %s",
+            "%s in %.0f ms: gRPC %s, metrics %s, models (instances x threads): %s",
             "ready" if self.ready else "started, NOT ready",
             milliseconds,
-            self.config.host,
-            self.port,
+            ", ".join(self._listening),
             f":{self.metrics_port}" if self._metrics is not None else "off",
             shown or "none",
             extra={
@@ -317,8 +354,9 @@ def run_until_signal(
     config: ServerConfig, *, on_event: Callable[[LoadEvent], None] | None = None
 ) -> int:
     """`headrace serve`: runs until SIGTERM or SIGINT, then drains. Answers the exit status, 0;
-    raises when the server cannot start. A second signal ends the process at once, with 1; so does
-    a model that hangs, two seconds after the exit timeout. Main thread only.
+    raises when the server cannot start. SIGHUP reads the TLS files again. A second signal ends the
+    process at once, with 1; so does a model that hangs, two seconds after the exit timeout. Main
+    thread only.
 
     Start and stop run on threads of their own, so that signals are heard also while the core
     compiles a model or waits for requests to finish. Signals arrive through a socket
@@ -328,7 +366,7 @@ def run_until_signal(
     ended = b"\0"  # no signal has this number
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    signals = (signal.SIGTERM, signal.SIGINT)
+    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
     previous = {number: signal.signal(number, lambda *_: None) for number in signals}
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
@@ -347,7 +385,10 @@ def run_until_signal(
                 # Its callers have their answer; a thread inside a model cannot be ended.
                 _log.error("a model still runs a batch after the exit timeout: ending without it")
                 os._exit(1)
-            if received != ended:
+            if received == bytes([signal.SIGHUP]):
+                if asked is None and config.tls_files:
+                    server.reload_tls()
+            elif received != ended:
                 if asked is not None:
                     sys.stderr.write("second signal: ending at once\n")
                     sys.stderr.flush()

@@ -108,6 +108,61 @@ def serve(
     grpc_port: Annotated[
         OptionalInt, typer.Option(help="0 = any free one. [default: 8001]")
     ] = None,
+    listen: Annotated[
+        OptionalStrs,
+        typer.Option(
+            help="host:port, [::]:port, unix:/path or unix-abstract:name instead of --host and "
+            "--grpc-port. TCP has TLS when there is --tls-cert. Repeatable."
+        ),
+    ] = None,
+    listen_insecure: Annotated[
+        OptionalStrs, typer.Option(help="As --listen, never with TLS. Repeatable.")
+    ] = None,
+    unix_socket_mode: Annotated[
+        OptionalStr, typer.Option(help="Octal permissions of unix sockets. [default: 0600]")
+    ] = None,
+    tls_cert: Annotated[
+        OptionalStr,
+        typer.Option(
+            "--tls-cert", "--grpc-server-cert", help="PEM file: certificate and intermediates."
+        ),
+    ] = None,
+    tls_key: Annotated[
+        OptionalStr, typer.Option("--tls-key", "--grpc-server-key", help="PEM file: its key.")
+    ] = None,
+    tls_client_ca: Annotated[
+        OptionalStr,
+        typer.Option(
+            "--tls-client-ca",
+            "--grpc-root-cert",
+            help="PEM file: who signs clients' certificates (mTLS).",
+        ),
+    ] = None,
+    tls_client_auth: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="none, request or require a client's certificate. "
+            "[default: require with --tls-client-ca]"
+        ),
+    ] = None,
+    tls_reload_secs: Annotated[
+        OptionalFloat,
+        typer.Option(help="How often TLS files are looked at; 0 = on SIGHUP. [default: 10]"),
+    ] = None,
+    grpc_use_ssl: Annotated[
+        OptionalBool,
+        typer.Option(
+            "--grpc-use-ssl/--no-grpc-use-ssl",
+            help="Triton's switch: whether --grpc-server-cert is used.",
+        ),
+    ] = None,
+    grpc_use_ssl_mutual: Annotated[
+        OptionalBool,
+        typer.Option(
+            "--grpc-use-ssl-mutual/--no-grpc-use-ssl-mutual",
+            help="Triton's switch: --tls-client-auth require.",
+        ),
+    ] = None,
     metrics_port: Annotated[
         OptionalInt, typer.Option(help="0 = any free one, -1 = none. [default: 8002]")
     ] = None,
@@ -177,6 +232,7 @@ def serve(
     given = dict(locals())
     path = given.pop("config")
     given["id"] = given.pop("server_id")
+    _apply_triton_tls(given)
     if given.pop("metrics") is False:
         given["metrics_port"] = -1
     values: dict[str, Any] = read_config_file(path) if path is not None else {}
@@ -387,7 +443,30 @@ def doctor(as_json: AsJson = False) -> None:
             print(f"  {'':<18} {'':<8} fix: {finding.fix}")
 
 
-_SWITCHES = ("strict-readiness", "exit-on-error", "metrics")
+def _apply_triton_tls(given: dict[str, Any]) -> None:
+    """Triton's --grpc-use-ssl and --grpc-use-ssl-mutual, as it understands them: without the first
+    its certificates are not used, and without the second clients are asked for none."""
+    use, mutual = given.pop("grpc_use_ssl"), given.pop("grpc_use_ssl_mutual")
+    if mutual and use is None:
+        use = True
+    if use is False:
+        for name in ("tls_cert", "tls_key", "tls_client_ca", "tls_client_auth"):
+            given[name] = None
+    if not use:
+        return
+    if not given["tls_cert"] or not given["tls_key"]:
+        raise InvalidArgumentError("--grpc-use-ssl needs --grpc-server-cert and --grpc-server-key")
+    if given["tls_client_auth"] is None:
+        given["tls_client_auth"] = "require" if mutual else "none"
+
+
+_SWITCHES = (
+    "strict-readiness",
+    "exit-on-error",
+    "metrics",
+    "grpc-use-ssl",
+    "grpc-use-ssl-mutual",
+)
 _SWITCH = re.compile(rf"--({'|'.join(_SWITCHES)})=(true|false|1|0)", re.IGNORECASE)
 
 

@@ -17,11 +17,20 @@ from typing import Any, ClassVar, Literal
 from headrace.errors import InvalidArgumentError, NotFoundError
 from headrace.limits import ConnectionLimits, limits_from_mapping
 
-__all__ = ["ControlMode", "LogFormat", "LogLevel", "OnnxEngine", "ServerConfig", "read_config_file"]
+__all__ = [
+    "ClientAuth",
+    "ControlMode",
+    "LogFormat",
+    "LogLevel",
+    "OnnxEngine",
+    "ServerConfig",
+    "read_config_file",
+]
 
 ControlMode = Literal["none", "explicit", "poll"]
 LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
+ClientAuth = Literal["auto", "none", "request", "require"]
 OnnxEngine = Literal["auto", "openvino", "onnxruntime"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
@@ -29,6 +38,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "log_format": ("text", "json"),
     "log_level": ("debug", "info", "warning", "error"),
     "onnx_engine": ("auto", "openvino", "onnxruntime"),
+    "tls_client_auth": ("auto", "none", "request", "require"),
 }
 
 
@@ -51,6 +61,16 @@ class ServerConfig:
 
     host: str = "0.0.0.0"
     grpc_port: int = 8001  # 0 = any free one
+    # Instead of host and grpc_port: "host:port", "unix:/path", "unix-abstract:name". TCP with TLS
+    # when there is a certificate; unix sockets and listen_insecure always without.
+    listen: tuple[str, ...] = ()
+    listen_insecure: tuple[str, ...] = ()
+    unix_socket_mode: str = "0600"  # octal permissions
+    tls_cert: str = ""  # PEM: the certificate, then the intermediate ones
+    tls_key: str = ""  # PEM, not encrypted
+    tls_client_ca: str = ""  # PEM: who signs clients' certificates; may hold revocation lists
+    tls_client_auth: ClientAuth = "auto"  # auto: require with tls_client_ca, else none
+    tls_reload_secs: float = 10.0  # how often the files are looked at; 0 = only on SIGHUP
     metrics_port: int = 8002  # 0 = any free one, -1 = no metrics
     io_threads: int = 0  # threads that own connections; 0 = planned from the cores
     cores: int = 0  # cores to divide over model instances; 0 = all this process may use
@@ -90,6 +110,7 @@ class ServerConfig:
                 f"--grpc-port and --metrics-port are both {self.grpc_port}; give them different "
                 "ports"
             )
+        self._check_tls()
         if not self.repository_poll_secs > 0:
             raise InvalidArgumentError("--repository-poll-secs must be more than 0")
         if not self.exit_timeout_secs >= 0:
@@ -112,6 +133,49 @@ class ServerConfig:
                 )
             if not repository.is_dir():
                 raise InvalidArgumentError(f"model repository '{repository}' is not a folder")
+
+    def _check_tls(self) -> None:
+        try:
+            mode = int(self.unix_socket_mode, 8)
+        except ValueError:
+            mode = -1
+        if not 0 <= mode <= 0o777:
+            raise InvalidArgumentError(
+                f"--unix-socket-mode is '{self.unix_socket_mode}'; it must be octal permissions, "
+                "0 to 0777"
+            )
+        if not self.tls_reload_secs >= 0:
+            raise InvalidArgumentError("--tls-reload-secs must not be negative")
+        if bool(self.tls_cert) != bool(self.tls_key):
+            given, missing = (
+                ("--tls-cert", "--tls-key") if self.tls_cert else ("--tls-key", "--tls-cert")
+            )
+            raise InvalidArgumentError(f"{given} needs {missing}")
+        if self.tls_client_ca and not self.tls_cert:
+            raise InvalidArgumentError("--tls-client-ca needs --tls-cert and --tls-key")
+        if self.client_auth != "none" and not self.tls_client_ca:
+            raise InvalidArgumentError(
+                f"--tls-client-auth {self.tls_client_auth} needs --tls-client-ca"
+            )
+        for name in ("tls_cert", "tls_key", "tls_client_ca"):
+            path = getattr(self, name)
+            if path and not Path(path).is_file():
+                raise NotFoundError(f"{flag(name)} '{path}' is not a file")
+
+    @property
+    def client_auth(self) -> Literal["none", "request", "require"]:
+        """What is asked of TLS clients."""
+        if self.tls_client_auth != "auto":
+            return self.tls_client_auth
+        return "require" if self.tls_client_ca else "none"
+
+    @property
+    def tls_files(self) -> tuple[Path, ...]:
+        """The files that TLS reads; none without TLS."""
+        used = [self.tls_cert, self.tls_key]
+        if self.client_auth != "none":
+            used.append(self.tls_client_ca)
+        return tuple(Path(path) for path in used if path)
 
     @property
     def metrics_enabled(self) -> bool:
@@ -136,8 +200,8 @@ def _check_range(name: str, value: int, low: int, high: int) -> None:
 def read_config_file(path: Path) -> dict[str, Any]:
     """The keyword arguments for ServerConfig that a YAML file gives.
 
-    Keys are flag names ("grpc-port") or field names ("grpc_port"). Relative repositories are
-    relative to the file. Errors name the file and the key.
+    Keys are flag names ("grpc-port") or field names ("grpc_port"). Relative repositories and TLS
+    files are relative to the file. Errors name the file and the key.
     """
     try:
         import yaml  # type: ignore[import-untyped, unused-ignore]
@@ -164,8 +228,9 @@ def read_config_file(path: Path) -> dict[str, Any]:
     values = {str(key).replace("-", "_"): value for key, value in document.items()}
     if isinstance(values.get("model_repository"), str):
         values["model_repository"] = [values["model_repository"]]
-    if isinstance(values.get("load_model"), str):
-        values["load_model"] = [values["load_model"]]
+    for name in ("load_model", "listen", "listen_insecure"):
+        if isinstance(values.get(name), str):
+            values[name] = [values[name]]
     if isinstance(values.get("limits"), Mapping):
         try:
             values["limits"] = limits_from_mapping(values["limits"])
@@ -187,6 +252,9 @@ def _validated(path: Path, values: dict[str, Any]) -> dict[str, Any]:
         values["auth_file"] = str(path.parent / values["auth_file"])
     if isinstance(values.get("model_repository"), list):
         values["model_repository"] = [path.parent / str(p) for p in values["model_repository"]]
+    for name in ("tls_cert", "tls_key", "tls_client_ca"):
+        if isinstance(values.get(name), str) and values[name]:
+            values[name] = str(path.parent / values[name])
     try:
         config = pydantic.TypeAdapter(ServerConfig).validate_python(values)
     except pydantic.ValidationError as error:

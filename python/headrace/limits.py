@@ -15,6 +15,7 @@ from headrace.errors import InvalidArgumentError
 
 __all__ = ["ConnectionLimits", "limits_from_mapping", "parse_limits"]
 
+_AT_LEAST_ONE = ("max_connections", "max_tls_handshakes", "max_concurrent_streams")
 _MOST_SECONDS = 365 * 24 * 3600
 
 
@@ -27,6 +28,7 @@ class ConnectionLimits:
 
     max_connections: int = 10000
     max_connections_per_peer: int = 1000
+    max_tls_handshakes: int = 1000
     max_concurrent_streams: int = 256
     max_header_list_bytes: int = 16384
     max_header_fields: int = 100
@@ -61,7 +63,7 @@ class ConnectionLimits:
                         f"{_MOST_SECONDS} seconds"
                     )
             elif not isinstance(value, bool):
-                least = 1 if field.name in ("max_connections", "max_concurrent_streams") else 0
+                least = 1 if field.name in _AT_LEAST_ONE else 0
                 if not least <= value < 2**31:
                     raise InvalidArgumentError(
                         f"limit '{_spelled(field.name)}' is {value}; it must be {least} to "

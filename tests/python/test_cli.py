@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 
 from headrace.app import Server
-from headrace.cli import _translate, main
+from headrace.cli import _apply_triton_tls, _translate, main
 from headrace.config import ServerConfig
+from headrace.errors import InvalidArgumentError
 
 
 @pytest.fixture(scope="module")
@@ -136,3 +137,30 @@ def test_tritons_spelling_of_switches() -> None:
     assert _translate(
         ["serve", "--strict-readiness=false", "--exit-on-error=TRUE", "--id=true"]
     ) == [*("serve", "--no-strict-readiness", "--exit-on-error", "--id=true")]
+
+
+def test_triton_switches_of_tls() -> None:
+    def applied(**given: object) -> dict[str, object]:
+        values: dict[str, object] = dict.fromkeys(
+            ("grpc_use_ssl", "grpc_use_ssl_mutual", "tls_cert", "tls_key", "tls_client_ca")
+            + ("tls_client_auth",)
+        )
+        values |= given
+        _apply_triton_tls(values)
+        return {name: value for name, value in values.items() if value is not None}
+
+    pair = {"tls_cert": "c", "tls_key": "k"}
+    assert applied(**pair) == pair
+    assert applied(grpc_use_ssl=False, tls_client_ca="a", **pair) == {}
+    assert applied(grpc_use_ssl=True, **pair) == pair | {"tls_client_auth": "none"}
+    # Triton asks nobody for a certificate without the second switch, whatever the root.
+    assert applied(grpc_use_ssl=True, tls_client_ca="a", **pair)["tls_client_auth"] == "none"
+    assert applied(grpc_use_ssl_mutual=True, tls_client_ca="a", **pair)["tls_client_auth"] == (
+        "require"
+    )
+    with pytest.raises(InvalidArgumentError, match="--grpc-server-cert"):
+        applied(grpc_use_ssl=True)
+    assert _translate(["--grpc-use-ssl=1", "--grpc-use-ssl-mutual=False"]) == [
+        "--grpc-use-ssl",
+        "--no-grpc-use-ssl-mutual",
+    ]

@@ -89,3 +89,30 @@ def test_an_empty_file_is_all_defaults_and_a_missing_one_an_error(tmp_path: Path
     assert read_config_file(path) == {}
     with pytest.raises(HeadraceError, match="No such file"):
         read_config_file(tmp_path / "gone.yaml")
+
+
+def test_tls_options_belong_together(tmp_path: Path) -> None:
+    cert = str(tmp_path / "cert.pem")
+    Path(cert).write_text("")
+    for values, reason in (
+        ({"tls_cert": cert}, "--tls-cert needs --tls-key"),
+        ({"tls_key": cert}, "--tls-key needs --tls-cert"),
+        ({"tls_client_ca": cert}, "--tls-client-ca needs --tls-cert and --tls-key"),
+        (
+            {"tls_cert": cert, "tls_key": cert, "tls_client_auth": "request"},
+            "--tls-client-auth request needs --tls-client-ca",
+        ),
+        ({"tls_client_auth": "often"}, "--tls-client-auth is 'often'"),
+        ({"tls_reload_secs": -1.0}, "--tls-reload-secs must not be negative"),
+        ({"unix_socket_mode": "0999"}, "--unix-socket-mode is '0999'"),
+        ({"unix_socket_mode": "1777"}, "--unix-socket-mode is '1777'"),
+        ({"tls_cert": cert, "tls_key": "/nonexistent"}, "--tls-key '/nonexistent' is not a file"),
+    ):
+        with pytest.raises(HeadraceError) as error:
+            ServerConfig(**values)  # type: ignore[arg-type]
+        assert reason in error.value.details
+    plain = ServerConfig(tls_cert=cert, tls_key=cert)
+    assert plain.client_auth == "none"
+    assert plain.tls_files == (Path(cert), Path(cert))
+    assert ServerConfig(tls_cert=cert, tls_key=cert, tls_client_ca=cert).client_auth == "require"
+    assert ServerConfig().tls_files == ()
