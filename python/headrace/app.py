@@ -366,7 +366,9 @@ def run_until_signal(
     ended = b"\0"  # no signal has this number
     reader, writer = socket.socketpair()
     writer.setblocking(False)
-    signals = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+    signals = [signal.SIGTERM, signal.SIGINT]
+    if config.tls_files:
+        signals.append(signal.SIGHUP)  # else it ends the process, as ever
     previous = {number: signal.signal(number, lambda *_: None) for number in signals}
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
     try:
@@ -386,7 +388,7 @@ def run_until_signal(
                 _log.error("a model still runs a batch after the exit timeout: ending without it")
                 os._exit(1)
             if received == bytes([signal.SIGHUP]):
-                if asked is None and config.tls_files:
+                if asked is None:
                     server.reload_tls()
             elif received != ended:
                 if asked is not None:
