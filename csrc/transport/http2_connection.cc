@@ -158,14 +158,17 @@ struct Http2Callbacks {
     return 0;
   }
 
-  static int on_invalid_frame(nghttp2_session*, const nghttp2_frame*, int, void* user) {
-    self(user).glitch();
-    return 0;
-  }
-
   static int on_frame_send(nghttp2_session* session, const nghttp2_frame* frame, void* user) {
     if (frame->hd.type == NGHTTP2_HEADERS || frame->hd.type == NGHTTP2_DATA) {
       self(user).guard_.on_sent(frame->hd.type == NGHTTP2_DATA);
+    }
+    // The library resets a stream for what its client sent. Not every such reset is told otherwise.
+    if (frame->hd.type == NGHTTP2_RST_STREAM) {
+      const uint32_t error = frame->rst_stream.error_code;
+      const bool caused = error == NGHTTP2_PROTOCOL_ERROR || error == NGHTTP2_FLOW_CONTROL_ERROR ||
+                          error == NGHTTP2_STREAM_CLOSED || error == NGHTTP2_FRAME_SIZE_ERROR ||
+                          error == NGHTTP2_COMPRESSION_ERROR;
+      if (caused) self(user).glitch();
     }
     // The response is complete but the client is still sending: tell it to stop (RFC 9113 8.1).
     // Not before the trailers left: nghttp2 drops queued frames of a stream that it resets.
@@ -284,8 +287,6 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
                                                                 Http2Callbacks::on_data_chunk);
       nghttp2_session_callbacks_set_on_stream_close_callback(callbacks,
                                                              Http2Callbacks::on_stream_close);
-      nghttp2_session_callbacks_set_on_invalid_frame_recv_callback(
-          callbacks, Http2Callbacks::on_invalid_frame);
       nghttp2_session_callbacks_set_on_frame_send_callback(callbacks,
                                                            Http2Callbacks::on_frame_send);
       nghttp2_session_callbacks_set_on_frame_not_send_callback(callbacks,

@@ -4,6 +4,7 @@
 #include <algorithm>
 #include <string_view>
 #include <utility>
+#include <vector>
 
 #include "transport/http2_connection.h"
 
@@ -91,7 +92,7 @@ void Http2Connection::check_streams() {
   const Milliseconds interval = options_.limits.body_timeout;
   const bool bodies = interval != Milliseconds(0) && now_ - bodies_checked_ >= interval;
   if (bodies) bodies_checked_ = now_;
-  std::size_t stalled = 0;
+  std::vector<Stream*> stalled;
   Limit limit = Limit::kBodyTime;
   for (const std::unique_ptr<Stream>& stream : streams_) {
     if (stream->handler_ == nullptr) continue;
@@ -99,11 +100,14 @@ void Http2Connection::check_streams() {
     const bool window = window_stalls(*stream);
     if (!body && !window) continue;
     limit = body ? Limit::kBodyTime : Limit::kWindowTime;
-    ++stalled;
+    stalled.push_back(stream.get());
+  }
+  if (stalled.empty()) return;
+  if (stalled.size() == open_streams_) return exceed(limit);
+  for (Stream* stream : stalled) {
     count(limit);
     stream->reset(Http2Error::kEnhanceYourCalm);
   }
-  if (stalled != 0 && stalled == open_streams_) exceed(limit);
 }
 
 bool Http2Connection::body_stalls(Stream& stream) {
