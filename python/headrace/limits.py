@@ -89,7 +89,7 @@ def _named(name: str) -> dataclasses.Field[Any]:
 
 def limits_from_mapping(values: Mapping[str, Any]) -> ConnectionLimits:
     """Names with dashes or underscores."""
-    named = {}
+    named: dict[str, Any] = {}
     for name, value in values.items():
         field = _named(str(name))
         wanted = type(field.default)

@@ -168,8 +168,9 @@ TEST_CASE("made you reset: the client makes the server reset its streams") {
       std::string frame = bad;
       frame[7] = static_cast<char>(id >> 8);
       frame[8] = static_cast<char>(id);
+      const std::string request = kRequest + literal("content-length", "1");
       error =
-          to.goaway(http2_frame(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, id, kRequest) + frame);
+          to.goaway(http2_frame(NGHTTP2_HEADERS, NGHTTP2_FLAG_END_HEADERS, id, request) + frame);
     }
     CHECK(error == kCalm);
     CHECK(id / 2 > 150);
