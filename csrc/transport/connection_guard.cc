@@ -53,8 +53,10 @@ bool TokenBucket::take(uint64_t tokens, TimePoint now) {
 
 void TokenBucket::give(uint64_t tokens) { tokens_ = std::min(burst_, tokens_ + tokens); }
 
-ConnectionGuard::ConnectionGuard(const ConnectionLimits& limits, TimePoint now, double jitter)
+ConnectionGuard::ConnectionGuard(const ConnectionLimits& limits, TimePoint now, double jitter,
+                                 std::size_t max_frame_bytes)
     : limits_(limits),
+      max_frame_bytes_(max_frame_bytes),
       glitches_(limits.glitch_burst, limits.glitch_rate, now),
       resets_(limits.reset_burst, limits.reset_rate, now),
       last_ping_(now),
@@ -119,12 +121,16 @@ bool ConnectionGuard::on_head(const FrameHead& head, TimePoint now) {
       continuations_ = 0;
       block_bytes_ = head.length;
       in_block_ = (head.flags & NGHTTP2_FLAG_END_HEADERS) == 0;
-      if (block_bytes_ > max_block) return exceed(Limit::kHeaderBlock);
+      if (block_bytes_ > max_block && head.length <= max_frame_bytes_) {
+        return exceed(Limit::kHeaderBlock);
+      }
       break;
     case NGHTTP2_CONTINUATION:
       if (++continuations_ > limits_.max_continuations) return exceed(Limit::kContinuations);
       block_bytes_ += head.length;
-      if (block_bytes_ > max_block) return exceed(Limit::kHeaderBlock);
+      if (block_bytes_ > max_block && head.length <= max_frame_bytes_) {
+        return exceed(Limit::kHeaderBlock);
+      }
       if ((head.flags & NGHTTP2_FLAG_END_HEADERS) != 0) in_block_ = false;
       break;
     case NGHTTP2_RST_STREAM:

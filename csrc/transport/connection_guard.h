@@ -58,8 +58,10 @@ class ConnectionGuard {
     Limit limit = Limit::kGlitches;
   };
 
-  // `jitter`: 0 to 1, so that connections of one moment do not end in one moment.
-  ConnectionGuard(const ConnectionLimits& limits, TimePoint now, double jitter);
+  // `jitter`: 0 to 1, so that connections of one moment do not end in one moment. Frames over
+  // `max_frame_bytes` are left to the library: FRAME_SIZE_ERROR (RFC 9113 4.2).
+  ConnectionGuard(const ConnectionLimits& limits, TimePoint now, double jitter,
+                  std::size_t max_frame_bytes = SIZE_MAX);
 
   // Bytes from the client, before anything parses them. The limit that they exceed.
   std::optional<Limit> on_bytes(std::span<const std::byte> bytes, TimePoint now);
@@ -106,6 +108,7 @@ class ConnectionGuard {
   Milliseconds streams_interval() const;
 
   const ConnectionLimits limits_;
+  const std::size_t max_frame_bytes_;
   FrameScanner scanner_;
   std::optional<Limit> exceeded_limit_;
   bool exceeded_ = false;  // the glitch bucket is empty

@@ -266,7 +266,7 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
       acceptor_(acceptor),
       peer_(std::move(peer)),
       now_(now),
-      guard_(options.limits, now, jitter),
+      guard_(options.limits, now, jitter, options.max_frame_bytes),
       bodies_checked_(now) {
   // One table for all sessions; nghttp2 copies it into each.
   struct Library {

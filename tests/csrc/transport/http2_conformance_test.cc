@@ -206,6 +206,13 @@ TEST_CASE("a stream window that is overrun ends the stream at least") {
   CHECK(to.acceptor.only().closes == 1);
 }
 
+TEST_CASE("HEADERS over the frame size are a FRAME_SIZE_ERROR, whatever other limit they pass") {
+  Connected to;
+  const Http2Options options;
+  const std::string oversize(options.max_frame_bytes + 1, 'x');
+  CHECK(to.broken_by(http2_frame(1, 0x4, 1, oversize)) == NGHTTP2_FRAME_SIZE_ERROR);
+}
+
 TEST_CASE("a stream identifier that was passed over can be used no more") {
   Connected to;
   SUBCASE("") {

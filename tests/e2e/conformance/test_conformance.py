@@ -11,7 +11,7 @@ from conformance.target import Target, running
 CASES = registry.load()
 
 
-@pytest.fixture(scope="session")
+@pytest.fixture(scope="module")
 def target() -> Iterator[Target]:
     with running() as server:
         yield server
