@@ -374,8 +374,8 @@ def grace_passes(_: Target) -> None:
     "keepalive Pings",
     "too many PINGs without data end the connection with ENHANCE_YOUR_CALM, too_many_pings",
 )
-def ping_strikes(server: Target) -> None:
-    with server.connect() as to:
+def ping_strikes(_: Target) -> None:
+    with running(ping_max_strikes=2) as server, server.connect() as to:
         to.open(WAIT)
         for _ in range(2000):
             to.frame(6, 0, 0, bytes(8))

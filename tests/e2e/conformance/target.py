@@ -71,13 +71,13 @@ def _raise(_: bytes, __: runtime.CallInfo) -> bytes:
 
 
 @contextmanager
-def running() -> Iterator[Target]:
+def running(**limits: float) -> Iterator[Target]:
     options = runtime.ServerOptions(
         host="127.0.0.1",
         port=0,
         io_threads=1,
         # A PING tells the cases that what they sent was taken.
-        limits={"max_concurrent_streams": STREAMS, "ping_max_strikes": 0},
+        limits={"max_concurrent_streams": STREAMS, "ping_max_strikes": 0} | limits,
     )
     core = runtime.Server(options)
     target = Target(0, core)
