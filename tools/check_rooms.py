@@ -64,6 +64,7 @@ PYTHON_FLOORS = {
     "optimize": 4,
     "client": 4,
     "control": 5,
+    "grpc": 5,
     "app": 6,
     "doctor": 6,
     "progress": 6,

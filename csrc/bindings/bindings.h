@@ -9,7 +9,8 @@ namespace headrace {
 void bind_specs(pybind11::module_& module);     // TensorSpec, ModelSpec, QueuePolicy, BatchPolicy
 void bind_backends(pybind11::module_& module);  // Model, OpenVinoBackend, callback_model
 void bind_serving(pybind11::module_& module);   // ModelVersion, plan_cores, ...
-void bind_server(pybind11::module_& module);    // ServerOptions, CallInfo, Server
+void bind_call(pybind11::module_& module);      // ServerCall, CallEvents
+void bind_server(pybind11::module_& module);    // ServerOptions, Server
 
 // Set while this thread, an instance's, runs a Python model. What Python drops there must not wait for
 // instance threads: it would wait for itself.

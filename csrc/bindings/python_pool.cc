@@ -2,6 +2,7 @@
 
 #include <pthread.h>
 
+#include <algorithm>
 #include <cstring>
 #include <system_error>
 #include <utility>
@@ -13,145 +14,278 @@ namespace py = pybind11;
 namespace headrace {
 namespace {
 
-constexpr std::size_t kQueueBound = 4096;
-PythonReply run_job(const PythonJob& job) {
-  PythonReply reply{job.call_id, Status(), BufferRef(), job.info};
+// A handler that takes longer should not hold up others.
+constexpr Nanoseconds kSlow = std::chrono::microseconds(500);
+// Slowness of a method: up by kSlowStep for a slow call, down by one for a quick one. Above the
+// limit its calls run beside the leader's.
+constexpr int kSlowStep = 2;
+constexpr int kSlowLimit = 8;
+constexpr int kSlowMost = 16;
+// Answers wait this long at most for the leader to wake their loop.
+constexpr Nanoseconds kDeferred = std::chrono::microseconds(100);
+
+bool may_wait(const PythonMethod& method) {
+  return method.blocking || method.kind != MethodKind::kUnary ||
+         method.slowness.load(std::memory_order_relaxed) > kSlowLimit;
+}
+
+// A fresh contextvars context around one call: what a handler sets does not reach the next.
+class FreshContext {
+ public:
+  FreshContext() : context_(PyContext_New()) {
+    if (context_ == nullptr || PyContext_Enter(context_) != 0) throw py::error_already_set();
+  }
+  ~FreshContext() {
+    PyContext_Exit(context_);
+    Py_DECREF(context_);
+  }
+  FreshContext(const FreshContext&) = delete;
+  FreshContext& operator=(const FreshContext&) = delete;
+
+ private:
+  PyObject* context_;
+};
+
+// With the GIL. The answer of run(message, call), if it answers bytes, ends the call.
+void run_call(const PythonCallRef& call) {
+  py::object message = py::none();
+  if (!request_streams(call->kind)) {
+    BufferRef bytes;
+    if (call->read(bytes) != PythonCall::Read::kMessage) return;  // the client is gone
+    message = py::bytes(reinterpret_cast<const char*>(bytes.data()), bytes.size());
+  }
+  auto owned = std::make_unique<PythonCallHandle>(call);
+  PythonCallHandle& said = *owned;
+  const py::object handle = py::cast(std::move(owned));
   try {
-    const py::bytes request(reinterpret_cast<const char*>(job.message.data()), job.message.size());
-    const py::object answer = (*job.handler)(request, job.info);
-    const std::string_view bytes = py::bytes(answer);
-    reply.message = BufferRef::allocate(Call::kPrefixBytes + bytes.size());
-    std::memcpy(reply.message.data() + Call::kPrefixBytes, bytes.data(), bytes.size());
+    const FreshContext context;
+    PyObject* arguments[] = {message.ptr(), handle.ptr()};
+    const auto answer = py::reinterpret_steal<py::object>(
+        PyObject_Vectorcall(call->method.run.ptr(), arguments, 2, nullptr));
+    if (!answer) throw py::error_already_set();
+    if (answer.is_none()) return;
+    char* data = nullptr;
+    py::ssize_t size = 0;
+    if (PyBytes_AsStringAndSize(answer.ptr(), &data, &size) != 0) throw py::error_already_set();
+    const auto bytes = static_cast<std::size_t>(size);
+    BufferRef response = BufferRef::allocate(Call::kPrefixBytes + bytes);
+    std::memcpy(response.data() + Call::kPrefixBytes, data, bytes);
+    call->respond(std::move(response), said.compress_next, said.encoding, std::move(said.trailing));
   } catch (const py::error_already_set& error) {
     // grpcio's text for a handler that raised.
-    reply.status =
-        status_of_exception(error, StatusCode::kUnknown, "Exception calling application: ");
-  } catch (const std::exception& error) {
-    reply.status = {StatusCode::kUnknown,
-                    std::string("Exception calling application: ") + error.what()};
+    call->finish(
+        status_of_exception(error, StatusCode::kUnknown, "Exception calling application: "),
+        std::move(said.trailing), said.encoding);
   }
-  return reply;
 }
 
 }  // namespace
 
-PythonReplies::PythonReplies(EventLoop& loop, CallSet& calls) : loop_(loop), calls_(calls) {
-  loop_.add_inbox(*this);
-}
+class PythonPool::Worker {
+ public:
+  explicit Worker(PythonPool& owner) : pool(owner) {}
 
-void PythonReplies::post(PythonReply reply) {
-  {
-    const std::lock_guard lock(mutex_);
-    inbox_.push_back(std::move(reply));
+  bool leads() {
+    const std::lock_guard lock(pool.mutex_);
+    return pool.leader_ == this;
   }
-  loop_.wake();
-}
-
-void PythonReplies::on_wake() {
-  std::vector<PythonReply> replies;
-  {
-    const std::lock_guard lock(mutex_);
-    if (inbox_.empty()) return;
-    replies.swap(inbox_);
-  }
-  std::vector<BodyPiece> rest;
-  for (PythonReply& reply : replies) {
-    Call* call = calls_.find(reply.call_id);
-    if (call == nullptr) continue;  // the client is gone
-    const CallInfo& info = *reply.info;
-    if (reply.status.ok()) {
-      call->respond(std::move(reply.message), rest, &info.initial_metadata,
-                    &info.trailing_metadata);
-    } else {
-      call->fail(reply.status, &info.trailing_metadata);
+  void defer(CallOutbox& outbox) {
+    if (std::find(deferred_.begin(), deferred_.end(), &outbox) == deferred_.end()) {
+      if (deferred_.empty()) since_ = Clock::now();
+      deferred_.push_back(&outbox);
     }
   }
+  void wake_deferred() {
+    for (CallOutbox* outbox : deferred_) outbox->wake();
+    deferred_.clear();
+  }
+  bool deferred_long(TimePoint now) const { return !deferred_.empty() && now - since_ > kDeferred; }
+
+  PythonPool& pool;
+
+ private:
+  std::vector<CallOutbox*> deferred_;
+  TimePoint since_;
+};
+
+namespace {
+thread_local void* current_worker = nullptr;
+}  // namespace
+
+PythonPool::PythonPool(Options options) : options_(std::move(options)) {}
+
+PythonPool::~PythonPool() {
+  const py::gil_scoped_release release;
+  stop();
+  for (std::thread& thread : threads_) thread.join();
 }
 
-PythonPool::PythonPool(std::size_t threads, std::size_t jobs_per_hold, std::string name)
-    : size_(threads), jobs_per_hold_(jobs_per_hold), name_(std::move(name)) {}
+bool PythonPool::on_worker() const {
+  const auto* worker = static_cast<const Worker*>(current_worker);
+  return worker != nullptr && &worker->pool == this;
+}
 
-PythonPool::~PythonPool() { stop(); }
-
-bool PythonPool::submit(PythonJob job) {
-  {
-    const std::lock_guard lock(mutex_);
-    if (stopping_ || jobs_.size() >= kQueueBound) return false;
-    jobs_.push_back(std::move(job));
-    // Only while there are more jobs than idle workers: most servers need one.
-    if (threads_.size() < size_ && jobs_.size() > idle_) {
-      try {
-        threads_.emplace_back([this] { run(); });
-      } catch (const std::system_error&) {  // no thread to be had: do with those there are
-        if (threads_.empty()) {
-          jobs_.pop_back();
-          return false;
-        }
-      }
-    }
-  }
-  changed_.notify_one();
+bool PythonPool::defer_wake(CallOutbox& outbox) {
+  auto* worker = static_cast<Worker*>(current_worker);
+  if (worker == nullptr || !worker->leads()) return false;
+  worker->defer(outbox);
   return true;
 }
 
+void PythonPool::step_aside() {
+  auto* worker = static_cast<Worker*>(current_worker);
+  if (worker == nullptr) return;
+  worker->wake_deferred();
+  PythonPool& pool = worker->pool;
+  const std::lock_guard lock(pool.mutex_);
+  if (pool.leader_ != worker) return;
+  pool.leader_ = nullptr;
+  if (!pool.jobs_.empty()) pool.call_worker();
+}
+
+void PythonPool::call_worker() {
+  if (called_) return;
+  if (idle_ != 0) {
+    called_ = true;
+    changed_.notify_one();
+  } else if (threads_.size() < options_.threads) {
+    try {
+      threads_.emplace_back([this, number = threads_.size()] { run(number); });
+      called_ = true;
+      ++alive_;
+    } catch (const std::system_error&) {
+      // No thread to be had: those there are come to it.
+    }
+  }
+}
+
+bool PythonPool::push(CallEvent event, PythonCallRef call) {
+  const std::lock_guard lock(mutex_);
+  if (stopping_) return false;
+  if (event == CallEvent::kReady && options_.queue_bound != 0 &&
+      jobs_.size() >= options_.queue_bound) {
+    return false;
+  }
+  jobs_.push_back({event, std::move(call)});
+  if (leader_ == nullptr) call_worker();
+  if (threads_.empty()) {  // and none to be had
+    jobs_.pop_back();
+    return false;
+  }
+  return true;
+}
+
+bool PythonPool::tick(uint64_t& seen) {
+  const std::lock_guard lock(mutex_);
+  if (leader_ != nullptr && in_job_) {
+    if (job_number_ == seen) {
+      leader_ = nullptr;
+      if (!jobs_.empty()) call_worker();
+    }
+    seen = job_number_;
+  }
+  return !stopping_ && (leader_ != nullptr || called_ || !jobs_.empty());
+}
+
 void PythonPool::stop() {
-  {
-    const std::lock_guard lock(mutex_);
-    stopping_ = true;
-    jobs_.clear();
-  }
+  std::unique_lock lock(mutex_);
+  stopping_ = true;
   changed_.notify_all();
-  for (std::thread& thread : threads_) thread.join();
-  threads_.clear();
+  changed_.wait(lock, [this] { return alive_ <= running_; });
 }
 
-void PythonPool::run() {
-  ::pthread_setname_np(::pthread_self(), name_.c_str());
-  std::vector<PythonJob> taken;
-  std::vector<PythonReply> replies;
+void PythonPool::run(std::size_t number) {
+  ::pthread_setname_np(::pthread_self(), options_.name.substr(0, 15).c_str());
+  // One thread state for the thread's life: threading.local and the like last.
+  const PyGILState_STATE gil = PyGILState_Ensure();
+  if (!options_.on_thread_start.is_none()) {
+    try {
+      options_.on_thread_start(number);
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("starting a thread for RPC handlers");
+    }
+  }
+  PyThreadState* state = PyEval_SaveThread();
+  Worker me(*this);
+  current_worker = &me;
+
+  std::unique_lock lock(mutex_);
   for (;;) {
-    {
-      std::unique_lock lock(mutex_);
+    while (!stopping_ && (leader_ != nullptr || jobs_.empty())) {
+      called_ = false;
       ++idle_;
-      changed_.wait(lock, [this] { return stopping_ || !jobs_.empty(); });
+      changed_.wait(lock);
       --idle_;
-      if (stopping_) return;
-      // A share of what waits: the others take theirs.
-      const std::size_t share = (jobs_.size() + threads_.size() - 1) / threads_.size();
-      while (!jobs_.empty() && taken.size() < std::min(share, jobs_per_hold_)) {
-        taken.push_back(std::move(jobs_.front()));
-        jobs_.pop_front();
-      }
     }
-    {
-      const py::gil_scoped_acquire gil;
-      for (const PythonJob& job : taken) {
-        if (job.info->cancelled.load(std::memory_order_relaxed)) continue;
-        PythonReply reply = run_job(job);
-        job.replies->post(std::move(reply));
+    called_ = false;
+    if (jobs_.empty()) break;  // stopping
+    leader_ = &me;
+    in_job_ = false;
+    lock.unlock();
+    PyEval_RestoreThread(state);
+    lock.lock();
+    TimePoint began = Clock::now();
+    while (leader_ == &me && !jobs_.empty()) {
+      Job job = std::move(jobs_.front());
+      jobs_.pop_front();
+      if (stopping_ && job.event != CallEvent::kEnded) continue;
+      ++job_number_;
+      in_job_ = true;
+      PythonMethod& method = job.call->method;
+      if (may_wait(method)) {
+        leader_ = nullptr;
+        if (!jobs_.empty()) call_worker();
       }
+      const bool led = leader_ == &me;
+      ++running_;
+      lock.unlock();
+      if (!led || me.deferred_long(began)) me.wake_deferred();
+      run_job(job);
+      job.call.reset();
+      const TimePoint now = Clock::now();
+      if (job.event == CallEvent::kReady) {
+        const int slowness = method.slowness.load(std::memory_order_relaxed);
+        method.slowness.store(now - began > kSlow ? std::min(slowness + kSlowStep, kSlowMost)
+                                                  : std::max(slowness - 1, 0),
+                              std::memory_order_relaxed);
+      }
+      began = now;
+      lock.lock();
+      --running_;
+      if (leader_ == nullptr && !jobs_.empty()) leader_ = &me;
+      if (leader_ == &me) in_job_ = false;
     }
-    taken.clear();
+    if (leader_ == &me) leader_ = nullptr;
+    lock.unlock();
+    me.wake_deferred();
+    state = PyEval_SaveThread();
+    lock.lock();
   }
+  lock.unlock();
+  current_worker = nullptr;
+  PyEval_RestoreThread(state);
+  PyGILState_Release(gil);
+  lock.lock();
+  --alive_;
+  changed_.notify_all();
 }
 
-void PythonHandler::on_unary(Call& call, BufferRef message) {
-  auto info = std::make_shared<CallInfo>();
-  info->method = call.path();
-  info->peer = call.peer();
-  if (call.principal()) info->principal = call.principal()->name;
-  info->metadata = call.metadata();
-  info->deadline = call.deadline();
-  // Valid as long as the call waits: the job, then its reply, holds the CallInfo.
-  call.context = info.get();
-  const uint64_t id = call.id();
-  if (!pool_.submit({&handler_, std::move(message), std::move(info), id, replies_})) {
-    call.fail(Status::unavailable("the server's Python handlers are busy; try again"));
+void PythonPool::run_job(Job& job) {
+  if (job.event == CallEvent::kReady) {
+    if (!job.call->active()) return;
+    try {
+      run_call(job.call);
+    } catch (const std::exception& error) {  // no memory, as a rule
+      job.call->finish({StatusCode::kResourceExhausted, error.what()}, nullptr, {});
+    }
+    return;
   }
-}
-
-void PythonHandler::on_cancel(Call& call) {
-  static_cast<CallInfo*>(call.context)->cancelled.store(true, std::memory_order_relaxed);
+  if (job.event != CallEvent::kEnded) return;
+  try {
+    job.call->method.ended(job.call->id);
+  } catch (py::error_already_set& error) {
+    error.discard_as_unraisable("telling that a call has ended");
+  }
 }
 
 }  // namespace headrace

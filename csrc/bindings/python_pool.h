@@ -1,107 +1,81 @@
-// PythonPool: the threads that run Python RPC handlers. I/O threads hand jobs over and never wait: for
-// the GIL or for a handler. A worker takes the GIL once for up to `jobs_per_hold` jobs: 1 when handlers
-// may wait, or a job would wait behind one while other workers are idle.
+// PythonPool: the threads that run Python's RPC handlers. While handlers are quick one worker, the
+// leader, runs all of them, one after the other under one hold of the GIL: a second would only fight for
+// it. Another takes the lead when the leader waits (a handler of a kind known to wait, a read or a write that
+// blocks) or is seen to be stuck in one handler for a tick of the I/O loops, a millisecond.
 //
-// Threads: submit() from I/O threads; stop() from the control plane, without the GIL.
+// Threads: push() and tick() from I/O threads, which never wait for the GIL; stop() from the control
+// plane, without the GIL.
 #pragma once
 
 #include <pybind11/pybind11.h>
 
+#include <atomic>
 #include <condition_variable>
 #include <cstdint>
 #include <deque>
-#include <memory>
 #include <mutex>
-#include <optional>
 #include <string>
 #include <thread>
 #include <vector>
 
-#include "rpc/call.h"
-#include "transport/event_loop.h"
+#include "bindings/python_call.h"
 
 namespace headrace {
 
-// What a Python handler may ask about its call (and say to it). Shared by the worker, the I/O thread
-// and the Python object.
-struct CallInfo {
-  std::string method;
-  std::string peer;
-  std::string principal;  // empty: not known
-  Metadata metadata;
-  TimePoint deadline = kNever;
-  std::atomic<bool> cancelled{false};
-  // Set by the handler, read by the I/O thread after the reply was posted.
-  Metadata initial_metadata;
-  Metadata trailing_metadata;
-};
-
-struct PythonReply {
-  uint64_t call_id = 0;
-  Status status;
-  BufferRef message;  // with Call::kPrefixBytes of room
-  std::shared_ptr<CallInfo> info;
-};
-
-// Replies on their way back to one I/O loop.
-class PythonReplies final : public EventLoop::Inbox {
+class PythonPool final : public CallSink {
  public:
-  PythonReplies(EventLoop& loop, CallSet& calls);
-  void post(PythonReply reply);
-  void on_wake() override;
+  struct Options {
+    std::size_t threads = 1;
+    std::string name = "headrace-py";  // of the threads, for the system
+    std::size_t queue_bound = 4096;    // calls; 0: none
+    // Called once on each thread before its first call, with its number; or None.
+    pybind11::object on_thread_start = pybind11::none();
+  };
+  explicit PythonPool(Options options);
+  // With the GIL. Waits for handlers that still run.
+  ~PythonPool() override;
 
- private:
-  EventLoop& loop_;
-  CallSet& calls_;
-  std::mutex mutex_;
-  std::vector<PythonReply> inbox_;  // guarded by mutex_
-};
+  bool push(CallEvent event, PythonCallRef call) override;
 
-struct PythonJob {
-  const pybind11::object* handler = nullptr;  // the server's, outlives the pool
-  BufferRef message;
-  std::shared_ptr<CallInfo> info;
-  uint64_t call_id = 0;
-  std::shared_ptr<PythonReplies> replies;
-};
+  // Replaces a leader that is on the same job as at the last tick with this `seen`. Whether to tick again.
+  bool tick(uint64_t& seen);
 
-class PythonPool {
- public:
-  PythonPool(std::size_t threads, std::size_t jobs_per_hold, std::string name);
-  ~PythonPool();  // stop()
-
-  // False when the queue is full or the pool has stopped: nothing was taken.
-  bool submit(PythonJob job);
-  // Lets running handlers end, answers nothing more.
+  // Runs nothing more but what is at its end (kEnded). Waits for the threads that run no handler; those
+  // that do end when it does. Without the GIL.
   void stop();
+  // Whether the current thread is one of this pool's, which cannot wait for itself.
+  bool on_worker() const;
+
+  // For the current thread, when it is a worker that leads: someone else may; it is about to wait.
+  static void step_aside();
+  // Whether the current thread is a leader that will wake the outbox after its calls.
+  static bool defer_wake(CallOutbox& outbox);
 
  private:
-  void run();
+  struct Job {
+    CallEvent event;
+    PythonCallRef call;
+  };
+  class Worker;
 
-  const std::size_t size_;
-  const std::size_t jobs_per_hold_;
-  const std::string name_;
+  void run(std::size_t number);
+  void run_job(Job& job);
+  // With mutex_: lets an idle or new worker take the lead, if there is one.
+  void call_worker();
+
+  const Options options_;
   std::mutex mutex_;
   std::condition_variable changed_;
-  std::deque<PythonJob> jobs_;        // guarded by mutex_
-  std::size_t idle_ = 0;              // guarded by mutex_; workers that wait for a job
+  std::deque<Job> jobs_;              // guarded by mutex_
+  Worker* leader_ = nullptr;          // guarded by mutex_
+  bool called_ = false;               // guarded by mutex_; a worker was woken and has not come yet
+  bool in_job_ = false;               // guarded by mutex_; the leader is
+  uint64_t job_number_ = 0;           // guarded by mutex_
+  std::size_t idle_ = 0;              // guarded by mutex_
+  std::size_t alive_ = 0;             // guarded by mutex_; threads
+  std::size_t running_ = 0;           // guarded by mutex_; threads in a handler
   bool stopping_ = false;             // guarded by mutex_
   std::vector<std::thread> threads_;  // guarded by mutex_ until stopping_; started as jobs come
-};
-
-// Hands the calls of one method on one loop to a pool.
-class PythonHandler final : public Handler {
- public:
-  PythonHandler(PythonPool& pool, const pybind11::object& handler,
-                std::shared_ptr<PythonReplies> replies)
-      : pool_(pool), handler_(handler), replies_(std::move(replies)) {}
-  void on_unary(Call& call, BufferRef message) override;
-  void on_cancel(Call& call) override;
-
- private:
-  PythonPool& pool_;
-  const pybind11::object& handler_;
-  const std::shared_ptr<PythonReplies> replies_;
 };
 
 }  // namespace headrace

@@ -2,15 +2,17 @@
 
 #include <pybind11/stl.h>
 
+#include <algorithm>
 #include <map>
+#include <mutex>
 #include <utility>
 
 #include "bindings/bindings.h"
 #include "bindings/connection_limits.h"
 #include "bindings/listeners.h"
+#include "bindings/python_events.h"
 #include "bindings/python_pool.h"
 #include "bindings/python_status.h"
-#include "rpc/grpc_codec.h"
 #include "serving/core_planner.h"
 #include "serving/model_version.h"
 
@@ -19,55 +21,6 @@ using namespace py::literals;
 
 namespace headrace {
 namespace {
-
-using PyMetadata = std::vector<std::pair<std::string, std::variant<py::str, py::bytes>>>;
-
-// `-bin` values are base64 on the wire, several joined by commas; Python sees bytes.
-py::list metadata_to_python(const Metadata& metadata) {
-  py::list result;
-  for (const auto& [name, value] : metadata) {
-    if (!name.ends_with("-bin")) {
-      result.append(py::make_tuple(
-          name, py::reinterpret_steal<py::str>(PyUnicode_DecodeLatin1(
-                    value.data(), static_cast<py::ssize_t>(value.size()), nullptr))));
-      continue;
-    }
-    for (std::size_t start = 0; start <= value.size();) {
-      const std::size_t comma = std::min(value.find(',', start), value.size());
-      const auto decoded = base64_decode(std::string_view(value).substr(start, comma - start));
-      if (decoded) result.append(py::make_tuple(name, py::bytes(*decoded)));
-      start = comma + 1;
-    }
-  }
-  return result;
-}
-
-// Header values that could break the protocol never leave: names are gRPC's Header-Name, values ASCII.
-Metadata metadata_from_python(const py::iterable& pairs) {
-  Metadata metadata;
-  for (const py::handle item : pairs) {
-    const auto pair = item.cast<std::pair<std::string, py::object>>();
-    const std::string& name = pair.first;
-    const bool valid_name =
-        !name.empty() && !name.starts_with("grpc-") &&
-        name.find_first_not_of("0123456789abcdefghijklmnopqrstuvwxyz_-.") == std::string::npos;
-    if (!valid_name) {
-      raise_unless_ok(Status::invalid_argument("'" + name + "' is no valid metadata key"));
-    }
-    if (name.ends_with("-bin")) {
-      metadata.emplace_back(name, base64_encode(pair.second.cast<std::string>()));
-      continue;
-    }
-    const auto value = pair.second.cast<std::string>();
-    for (const char c : value) {
-      if (c < 0x20 || c > 0x7E) {
-        raise_unless_ok(Status::invalid_argument("metadata '" + name + "' is not printable ASCII"));
-      }
-    }
-    metadata.emplace_back(name, value);
-  }
-  return metadata;
-}
 
 Right right_named(const std::string& name) {
   const std::optional<Right> right = right_from_name(name);
@@ -107,11 +60,16 @@ std::shared_ptr<const AccessPolicy> make_access_policy(const std::vector<std::st
 struct PyServerOptions {
   ServerOptions core;
   std::size_t python_threads = 4;
+  std::size_t service_threads = 10;
+  py::object on_service_thread = py::none();
+  std::size_t max_concurrent_calls = 0;
 };
 
 PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_threads,
                              std::size_t max_message_bytes, const py::dict& limits,
-                             std::size_t python_threads) {
+                             std::size_t python_threads, std::size_t service_threads,
+                             py::object on_service_thread, std::size_t max_concurrent_calls,
+                             bool kserve) {
   PyServerOptions options;
   options.core.host = std::move(host);
   options.core.port = port;
@@ -120,40 +78,95 @@ PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_thread
       io_threads != 0 ? io_threads : std::clamp<uint32_t>(available_cores() / 2, 1, 4);
   if (max_message_bytes != 0) options.core.max_message_bytes = max_message_bytes;
   options.core.limits = limits_from_python(limits);
+  options.core.kserve = kserve;
   options.python_threads = std::max<std::size_t>(1, python_threads);
+  options.service_threads = std::max<std::size_t>(1, service_threads);
+  options.on_service_thread = std::move(on_service_thread);
+  options.max_concurrent_calls = max_concurrent_calls;
   return options;
 }
 
-// Server with its Python handlers and the pools that run them.
+MethodKind kind_of(bool request_streaming, bool response_streaming) {
+  if (request_streaming) {
+    return response_streaming ? MethodKind::kBidiStreaming : MethodKind::kClientStreaming;
+  }
+  return response_streaming ? MethodKind::kServerStreaming : MethodKind::kUnary;
+}
+
+// Server with its Python handlers and what runs them.
 class PyServer {
  public:
   explicit PyServer(const PyServerOptions& options)
-      : quick_(std::make_unique<PythonPool>(options.python_threads, kJobsPerHold, "headrace-py")),
-        blocking_(std::make_unique<PythonPool>(kBlockingThreads, 1, "headrace-pyblk")),
-        max_message_bytes_(options.core.max_message_bytes),
+      : max_message_bytes_(options.core.max_message_bytes),
+        limit_{options.max_concurrent_calls},
+        quick_(std::make_unique<PythonPool>(
+            PythonPool::Options{options.python_threads, "headrace-py", kQueueBound, py::none()})),
+        blocking_(std::make_unique<PythonPool>(
+            PythonPool::Options{kBlockingThreads, "headrace-pyblk", kQueueBound, py::none()})),
+        services_(std::make_unique<PythonPool>(PythonPool::Options{
+            options.service_threads, "headrace-svc", 0, options.on_service_thread})),
+        endings_(
+            std::make_unique<PythonPool>(PythonPool::Options{1, "headrace-pyend", 0, py::none()})),
+        events_(std::make_unique<PythonEvents>()),
         server_(std::make_unique<Server>(options.core)) {}
 
   ~PyServer() {
     // Called with the GIL; threads that are joined may wait for it.
-    const py::gil_scoped_release release;
-    stop(0.0);
-    server_.reset();
+    {
+      const py::gil_scoped_release release;
+      stop(0.0);
+    }
+    if (!quick_->on_worker() && !blocking_->on_worker() && !services_->on_worker() &&
+        !endings_->on_worker()) {
+      return;
+    }
+    // Dropped by one of its own handlers, whose thread cannot be waited for: kept for ever.
+    for (std::unique_ptr<PythonMethod>& method : methods_) (void)method.release();
+    for (auto* pool : {&quick_, &blocking_, &services_, &endings_}) (void)pool->release();
+    (void)events_.release();
+    (void)server_.release();
   }
 
-  void add_method(std::string path, py::object handler, bool blocking) {
-    handlers_.push_back(std::make_unique<py::object>(std::move(handler)));
-    const py::object* held = handlers_.back().get();
-    PythonPool* pool = blocking ? blocking_.get() : quick_.get();
-    // Blocking methods take payloads (a model's files); quick ones are small questions.
-    const std::size_t limit = blocking ? max_message_bytes_ : std::size_t{4} << 20;
+  // `pool`: "quick", "blocking", "service", or "events" (of an asyncio loop).
+  void add_method(std::string path, py::object run, const std::string& pool, bool request_streaming,
+                  bool response_streaming, std::size_t max_message_bytes, int compression,
+                  py::object on_end) {
+    methods_.push_back(std::make_unique<PythonMethod>());
+    PythonMethod& method = *methods_.back();
+    method.run = std::move(run);
+    method.ended = std::move(on_end);
+    method.kind = kind_of(request_streaming, response_streaming);
+    method.encoding = compression_encoding(compression);
+    method.endings = endings_.get();
+    PythonPool* threads = nullptr;
+    if (pool == "quick") {
+      threads = quick_.get();
+    } else if (pool == "blocking") {
+      threads = blocking_.get();
+      method.blocking = true;
+    } else if (pool == "service") {
+      threads = services_.get();
+      method.limit = &limit_;
+    } else if (pool == "events") {
+      method.limit = &limit_;
+      method.endings = events_.get();
+      method.tell_cancel = true;
+    } else {
+      throw py::value_error("no pool is called '" + pool + "'");
+    }
+    method.calls = threads == nullptr ? static_cast<CallSink*>(events_.get()) : threads;
+    if (max_message_bytes == 0) {
+      // Blocking methods take payloads (a model's files); quick ones are small questions.
+      max_message_bytes = method.blocking ? max_message_bytes_ : std::size_t{4} << 20;
+    }
     server_->add_method(
         std::move(path),
-        [this, held, pool](EventLoop& loop, CallSet& calls) -> std::unique_ptr<Handler> {
-          std::shared_ptr<PythonReplies>& replies = replies_[&loop];
-          if (!replies) replies = std::make_shared<PythonReplies>(loop, calls);
-          return std::make_unique<PythonHandler>(*pool, *held, replies);
+        [this, &method, threads](EventLoop& loop, CallSet& calls) -> std::unique_ptr<Handler> {
+          std::shared_ptr<CallOutbox>& outbox = outboxes_[{&loop, threads}];
+          if (!outbox) outbox = std::make_shared<CallOutbox>(loop, calls, threads);
+          return std::make_unique<PythonHandler>(method, outbox);
         },
-        limit);
+        max_message_bytes, method.kind);
   }
 
   void start() {
@@ -179,23 +192,32 @@ class PyServer {
   }
 
   bool stop(double grace_s) {
+    const std::lock_guard lock(stop_mutex_);
     const bool all_finished = server_->stop(nanoseconds_of(grace_s));
-    quick_->stop();
-    blocking_->stop();
+    for (const auto& [key, outbox] : outboxes_) outbox->close();
+    for (PythonPool* pool : {quick_.get(), blocking_.get(), services_.get(), endings_.get()}) {
+      if (!pool->on_worker()) pool->stop();
+    }
     return all_finished;
   }
 
   Server& core() { return *server_; }
+  PythonEvents& events() { return *events_; }
 
  private:
   static constexpr std::size_t kBlockingThreads = 8;
-  // Quick handlers a hold of the GIL.
-  static constexpr std::size_t kJobsPerHold = 64;
-  std::vector<std::unique_ptr<py::object>> handlers_;
-  std::map<EventLoop*, std::shared_ptr<PythonReplies>> replies_;
+  static constexpr std::size_t kQueueBound = 4096;
+
+  std::mutex stop_mutex_;
+  const std::size_t max_message_bytes_;
+  CallLimit limit_;
+  std::vector<std::unique_ptr<PythonMethod>> methods_;
+  std::map<std::pair<EventLoop*, PythonPool*>, std::shared_ptr<CallOutbox>> outboxes_;
   std::unique_ptr<PythonPool> quick_;
   std::unique_ptr<PythonPool> blocking_;
-  std::size_t max_message_bytes_;
+  std::unique_ptr<PythonPool> services_;
+  std::unique_ptr<PythonPool> endings_;
+  std::unique_ptr<PythonEvents> events_;
   std::unique_ptr<Server> server_;
 };
 
@@ -221,41 +243,15 @@ void bind_server(py::module_& module) {
   py::class_<PyServerOptions>(module, "ServerOptions")
       .def(py::init(&make_options), py::kw_only(), "host"_a = "0.0.0.0", "port"_a = 8001,
            "io_threads"_a = 0, "max_message_bytes"_a = 0, "limits"_a = py::dict(),
-           "python_threads"_a = 4);
+           "python_threads"_a = 4, "service_threads"_a = 10, "on_service_thread"_a = py::none(),
+           "max_concurrent_calls"_a = 0, "kserve"_a = true);
   module.def("default_limits", &default_limits);
-  py::class_<CallInfo, std::shared_ptr<CallInfo>>(module, "CallInfo")
-      .def_readonly("method", &CallInfo::method)
-      .def_readonly("peer", &CallInfo::peer)
-      .def_property_readonly("principal",
-                             [](const CallInfo& self) -> std::optional<std::string> {
-                               if (self.principal.empty()) return std::nullopt;
-                               return self.principal;
-                             })
-      .def_property_readonly("metadata",
-                             [](const CallInfo& self) { return metadata_to_python(self.metadata); })
-      .def("time_remaining",
-           [](const CallInfo& self) -> std::optional<double> {
-             if (self.deadline == kNever) return std::nullopt;
-             return static_cast<double>(elapsed_ns(Clock::now(), self.deadline)) / 1e9;
-           })
-      .def("is_active",
-           [](const CallInfo& self) { return !self.cancelled.load(std::memory_order_relaxed); })
-      .def(
-          "set_trailing_metadata",
-          [](CallInfo& self, const py::iterable& pairs) {
-            self.trailing_metadata = metadata_from_python(pairs);
-          },
-          "metadata"_a)
-      .def(
-          "send_initial_metadata",
-          [](CallInfo& self, const py::iterable& pairs) {
-            self.initial_metadata = metadata_from_python(pairs);
-          },
-          "metadata"_a);
   py::class_<PyServer>(module, "Server")
       .def(py::init<const PyServerOptions&>(), "options"_a)
-      .def("add_method", &PyServer::add_method, "path"_a, "handler"_a, py::kw_only(),
-           "blocking"_a = false)
+      .def("add_method", &PyServer::add_method, "path"_a, "run"_a, py::kw_only(),
+           "pool"_a = "quick", "request_streaming"_a = false, "response_streaming"_a = false,
+           "max_message_bytes"_a = 0, "compression"_a = 0, "on_end"_a = py::none())
+      .def("events", &PyServer::events, py::return_value_policy::reference_internal)
       .def(
           "add_listener",
           [](PyServer& self, const std::string& address, const std::optional<TlsOptions>& tls,
@@ -276,6 +272,12 @@ void bind_server(py::module_& module) {
           },
           "service"_a, "serving"_a)
       .def("stop", &PyServer::stop, "grace_s"_a = 30.0, py::call_guard<py::gil_scoped_release>())
+      .def(
+          "shorten_grace",
+          [](PyServer& self, double grace_s) {
+            self.core().shorten_grace(nanoseconds_of(grace_s));
+          },
+          "grace_s"_a)
       .def(
           "set_access",
           [](PyServer& self, const std::vector<std::string>& anonymous,

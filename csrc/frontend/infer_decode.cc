@@ -159,6 +159,12 @@ Status apply_parameter(const WireParameter& parameter, Request& request) {
   return {};
 }
 
+// Throws when the bytes are no sequence of whole fields.
+void check_fields(protozero::data_view bytes) {
+  protozero::pbf_reader reader(bytes);
+  while (reader.next()) reader.skip();
+}
+
 // An input as it stands in the message; its data are found once the whole message is read, since
 // raw_input_contents come last.
 struct WireInput {
@@ -177,7 +183,12 @@ struct WireInput {
       has_contents = true;
       return;
     }
-    if (merged.empty()) merged.assign(contents.data(), contents.size());
+    // Each must be whole: two halves of a field do not make one.
+    if (merged.empty()) {
+      check_fields(contents);
+      merged.assign(contents.data(), contents.size());
+    }
+    check_fields(more);
     merged.append(more.data(), more.size());
   }
   protozero::data_view all_contents() const {

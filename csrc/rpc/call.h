@@ -96,9 +96,12 @@ struct Method {
 class MethodTable {
  public:
   void add(std::string path, Method method) { methods_[std::move(path)] = method; }
+  // What every other path finds, instead of nothing.
+  void set_fallback(Method method) { fallback_ = method; }
   const Method* find(std::string_view path) const {
     const auto it = methods_.find(path);
-    return it == methods_.end() ? nullptr : &it->second;
+    if (it != methods_.end()) return &it->second;
+    return fallback_.handler == nullptr ? nullptr : &fallback_;
   }
   template <class Each>
   void for_each(Each&& each) const {
@@ -110,6 +113,7 @@ class MethodTable {
     using is_transparent = void;
   };
   std::unordered_map<std::string, Method, Hash, std::equal_to<>> methods_;
+  Method fallback_;
 };
 
 // Bytes of messages that were received and not yet answered, over all loops.

@@ -35,13 +35,17 @@ class Server::Loop {
         service(std::make_unique<KServeService>(loop, calls, *server.state_)),
         connections(std::make_unique<ConnectionSet>(loop, http2, calls, tls)) {
     calls.set_compression(server.options_.response_compression);
-    service->add_to(methods, server.options_.max_message_bytes);
+    if (server.options_.kserve) service->add_to(methods, server.options_.max_message_bytes);
     for (const Registration& registration : server.registrations_) {
       handlers.push_back(registration.factory(loop, calls));
       const Right known = right_of_rpc(registration.path);
-      methods.add(registration.path,
-                  {handlers.back().get(), registration.max_message_bytes, registration.kind,
-                   known != Right::kNone ? known : registration.right});
+      const Method method{handlers.back().get(), registration.max_message_bytes, registration.kind,
+                          known != Right::kNone ? known : registration.right};
+      if (registration.path.empty()) {
+        methods.set_fallback(method);
+      } else {
+        methods.add(registration.path, method);
+      }
     }
     calls.set_access(server.access_);
   }
@@ -166,7 +170,7 @@ Status Server::start() {
   if (stopped_ || start_called_) {
     return {StatusCode::kFailedPrecondition, "a Server starts once; make a new one"};
   }
-  if (ports_.empty()) {
+  if (ports_.empty() && !options_.host.empty()) {
     ListenAddress address;
     address.host = options_.host;
     address.port = options_.port;
@@ -273,13 +277,20 @@ bool Server::requests_returned() {
   return all;
 }
 
+void Server::shorten_grace(Nanoseconds grace) {
+  const TimePoint end = saturating_add(Clock::now(), grace);
+  TimePoint current = grace_end_.load();
+  while (end < current && !grace_end_.compare_exchange_weak(current, end)) {
+  }
+}
+
 bool Server::stop(Nanoseconds grace) {
   if (!started_ || stopped_) {
     stopped_ = true;
     for (const std::unique_ptr<Port>& port : ports_) port->socket.close();
     return true;
   }
-  const TimePoint end = saturating_add(Clock::now(), grace);
+  shorten_grace(grace);
   set_ready(false);
   on_every_loop([this](Loop& loop) {
     if (&loop == loops_.front().get()) {
@@ -291,7 +302,8 @@ bool Server::stop(Nanoseconds grace) {
     std::this_thread::sleep_for(std::min<Nanoseconds>(kGoawayPause, grace));
   }
   on_every_loop([](Loop& loop) { loop.connections->finish_shutdown(); });
-  while (active_calls() != 0 && Clock::now() < end) std::this_thread::sleep_for(kPoll);
+  while (active_calls() != 0 && Clock::now() < grace_end_.load())
+    std::this_thread::sleep_for(kPoll);
 
   const bool all_finished = active_calls() == 0;
   on_every_loop([](Loop& loop) {

@@ -34,10 +34,11 @@
 namespace headrace {
 
 struct ServerOptions {
-  // Listened on, without TLS, by a server that has no add_listener().
+  // Listened on, without TLS, by a server that has no add_listener(). host "": nowhere.
   std::string host = "0.0.0.0";
   uint16_t port = 8001;  // 0: any free one
   uint32_t io_threads = 1;
+  bool kserve = true;                          // answers ModelInfer, the probes and health Check
   std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
   // Of received and unanswered messages, over all connections.
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
@@ -69,7 +70,8 @@ class Server {
   explicit Server(ServerOptions options);
   ~Server();  // stop(0)
 
-  // Before start(). `right`: what callers need where frontend/rpc_rights.h does not say it.
+  // Before start(). A path of "" stands for every path that has no handler of its own. `right`: what
+  // callers need where frontend/rpc_rights.h does not say it.
   void add_method(std::string path, HandlerFactory factory, std::size_t max_message_bytes,
                   MethodKind kind = MethodKind::kUnary, Right right = Right::kCall);
   // Before start(), as often as wanted: another address to listen on (listen_address.h has the
@@ -105,6 +107,8 @@ class Server {
   // Stops accepting, sends GOAWAY, lets running calls finish within `grace`, ends the rest with
   // UNAVAILABLE, joins the I/O threads. True if no call had to be ended. Idempotent.
   bool stop(Nanoseconds grace);
+  // While another thread is in stop(): running calls have this long from now, if that is less.
+  void shorten_grace(Nanoseconds grace);
 
   // Any thread, at any time after start().
   ServerCounters counters() const;
@@ -136,6 +140,7 @@ class Server {
   std::vector<std::unique_ptr<Port>> ports_;  // before the loops' end: their listeners
   LimitCounters refused_;                     // accepting thread only
   std::size_t next_loop_ = 0;                 // accepting thread only
+  std::atomic<TimePoint> grace_end_{kNever};
   bool start_called_ = false;
   bool started_ = false;
   bool stopped_ = false;

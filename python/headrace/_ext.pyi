@@ -8,7 +8,7 @@ NumPy arrays stand for tensors: dense dtypes as usual, C-contiguous; BYTES as ob
 `bytes` (`str` is accepted on the way in and encoded as UTF-8); BF16 as uint16 bit patterns
 (NumPy has no bfloat16)."""
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, final
 
 import numpy.typing as npt
@@ -183,9 +183,16 @@ class ServerOptions:
         max_message_bytes: int = 0,
         limits: dict[str, float | int | bool] = {},
         python_threads: int = 4,
+        service_threads: int = 10,
+        on_service_thread: Callable[[int], object] | None = None,
+        max_concurrent_calls: int = 0,
+        kserve: bool = True,
     ) -> None:
-        """port 0: any free one. io_threads 0: planned. max_message_bytes 0: 2 GiB - 1 for
-        ModelInfer, 4 MiB for other methods. limits: those that differ from default_limits()."""
+        """port 0: any free one. host "": none but add_listener()'s. io_threads 0: planned.
+        max_message_bytes 0: 2 GiB - 1 for ModelInfer, 4 MiB for other methods. limits: those that
+        differ from default_limits(). on_service_thread is called first on each service thread, with
+        its number. max_concurrent_calls: of the methods on "service" and "events"; more are
+        refused; 0: no limit. kserve: serves inference."""
 
 @final
 class TlsOptions:
@@ -205,8 +212,13 @@ class TlsOptions:
         but not a bad one) or "require" (mTLS)."""
 
 @final
-class CallInfo:
-    """The call a Python handler serves."""
+class ServerCall:
+    """One RPC that Python serves. Any thread may use it; a call that is forgotten ends INTERNAL.
+    What sends answers False when the call has ended. Methods that wait release the GIL."""
+
+    @property
+    def id(self) -> int:
+        """Unique in this process."""
 
     @property
     def method(self) -> str: ...
@@ -218,25 +230,95 @@ class CallInfo:
 
     @property
     def metadata(self) -> list[tuple[str, str | bytes]]: ...
+    @property
+    def auth_context(self) -> tuple[str, list[tuple[str, bytes]]] | None:
+        """(the property that tells the peer's identity or "", properties); None without TLS."""
+
     def time_remaining(self) -> float | None: ...
-    def is_active(self) -> bool: ...
-    def set_trailing_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None: ...
-    def send_initial_metadata(self, metadata: Sequence[tuple[str, str | bytes]]) -> None: ...
+    def is_active(self) -> bool:
+        """Neither finished nor cancelled."""
+
+    def is_cancelled(self) -> bool:
+        """Ended by the client, its deadline, or the server's end."""
+
+    def read(self) -> bytes | None:
+        """The next request message; waits. None: the client has half-closed, or the call ended."""
+
+    def read_nowait(self) -> bytes | bool:
+        """The same without waiting. True: none yet, one "readable" event will come. False: the
+        end."""
+
+    def send_initial_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> bool: ...
+    def set_trailing_metadata(self, metadata: Iterable[tuple[str, str | bytes]]) -> None: ...
+    def set_compression(self, compression: int) -> None:
+        """grpc.Compression's value; before the first message or metadata is sent."""
+
+    def disable_next_message_compression(self) -> None: ...
+    def send(self, message: bytes, *, wait: bool = True) -> bool:
+        """One response message. `wait`: as long as more is queued than a slow client may make the
+        server hold."""
+
+    def writable_or_notify(self) -> bool:
+        """Whether to send more; False: one "writable" event will come."""
+
+    def respond(self, message: bytes) -> bool:
+        """Ends the call OK with one more message."""
+
+    def finish(self, code: int, details: str | bytes) -> bool:
+        """Ends the call with a status, 0 for OK."""
+
+    def cancel(self) -> None:
+        """Ends the call as if the client had cancelled."""
+
+    def notify_end(self) -> bool:
+        """Asks for on_end(id). False: the call has ended already."""
+
+@final
+class CallEvents:
+    """What happens to the calls of methods with pool="events", for an asyncio loop."""
+
+    def fileno(self) -> int:
+        """Readable when events wait."""
+
+    def drain(
+        self,
+    ) -> tuple[
+        list[tuple[Callable[[Any, ServerCall], object], bytes | None, ServerCall]],
+        list[tuple[int, str]],
+    ]:
+        """(run, message, call) of new calls, which the caller is to run; then (call id, "readable"
+        | "writable" | "ended"). "ended" also comes, unasked, for calls that are cancelled."""
 
 @final
 class Server:
-    """The gRPC server. ModelInfer, ServerLive, ServerReady, ModelReady and health Check are
-    answered in C++; everything else by handlers added with add_method."""
+    """The gRPC server. With `kserve`, ModelInfer, ServerLive, ServerReady, ModelReady and health
+    Check are answered in C++; everything else by handlers added with add_method."""
 
     def __init__(self, options: ServerOptions) -> None: ...
     def add_method(
-        self, path: str, handler: Callable[[bytes, CallInfo], bytes], *, blocking: bool = False
+        self,
+        path: str,
+        run: Callable[[Any, ServerCall], bytes | None],
+        *,
+        pool: str = "quick",
+        request_streaming: bool = False,
+        response_streaming: bool = False,
+        max_message_bytes: int = 0,
+        compression: int = 0,
+        on_end: Callable[[int], object] | None = None,
     ) -> None:
-        """Before start(). `path` is "/package.Service/Method". Called on the Python pool;
-        `blocking` handlers (they may take long) get a pool of their own. An exception with
-        `code` (int) and `details` (str) attributes ends the call with that status, any other
-        with UNKNOWN."""
+        """Before start(). `path` is "/package.Service/Method", or "" for every other one.
 
+        run(message, call) is called on a thread of `pool`: "quick"; "blocking", whose handlers may
+        take long; "service", of `service_threads`. Or on nobody's: "events" (CallEvents). `message`
+        is the request, or None when requests stream. Bytes it answers end the call OK; None
+        says that it has ended the call, or will. An exception with `code` (int) and `details` (str)
+        attributes ends it with that status, any other with UNKNOWN.
+
+        max_message_bytes 0: 4 MiB, or the server's for "blocking". compression: grpc.Compression's
+        value, of responses. on_end(id): called once for each call that asked with notify_end()."""
+
+    def events(self) -> CallEvents: ...
     def add_listener(
         self, address: str, tls: TlsOptions | None = None, *, unix_mode: int = 0o600
     ) -> int:
@@ -284,6 +366,9 @@ class Server:
 
     def rights(self) -> list[tuple[str, str]]:
         """[(path, right)] of every method. After start()."""
+    def shorten_grace(self, grace_s: float) -> None:
+        """While another thread is in stop(): running calls have this long from now, if that is
+        less."""
 
     def statistics(self) -> dict[str, Any]:
         """connections_open, connections_total, connections_refused, calls_started, calls_finished,

@@ -11,13 +11,14 @@ server.start()
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import signal
 import socket
 import sys
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
@@ -34,11 +35,20 @@ from headrace.logs import get_logger
 from headrace.protocol import model_config
 
 if TYPE_CHECKING:
+    from headrace.grpc.dispatch import Run
+    from headrace.grpc.server import Registry
     from headrace.monitoring.exporter import MetricsServer, ModelSample
 
 __all__ = ["Server", "run_until_signal"]
 
 _log = get_logger("server")
+
+# What the core itself serves.
+_SERVICES = ("grpc.health.v1.Health", "inference.GRPCInferenceService")
+_REFLECTION = (
+    "grpc.reflection.v1.ServerReflection",
+    "grpc.reflection.v1alpha.ServerReflection",
+)
 
 Infer = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -60,6 +70,7 @@ class Server:
             io_threads=self.config.io_threads,
             max_message_bytes=self.config.max_message_bytes,
             limits=self.config.limits.as_dict(),
+            service_threads=self.config.service_threads,
         )
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
@@ -69,6 +80,9 @@ class Server:
         self._tls = TlsReload(
             self._core.reload_tls, self.config.tls_files, self.config.tls_reload_secs
         )
+        self._services: Registry | None = None
+        self._service_names: set[str] = set()
+        self._reflection: Run | None = None
         self._metrics: MetricsServer | None = None
         self._listening: list[str] = []  # as the log shows them
         self._state = "new"
@@ -120,6 +134,57 @@ class Server:
                 batching.default_queue_policy.max_queue_size = max_queue_size
         self.manager.add_callable(config, functions, version)
 
+    # As generated add_*Servicer_to_server() calls them: gRPC services of your own on the same port.
+
+    def add_generic_rpc_handlers(self, generic_rpc_handlers: Iterable[Any]) -> None:
+        self._registry().add_generic(generic_rpc_handlers)
+
+    def add_registered_method_handlers(
+        self, service_name: str, method_handlers: Mapping[str, Any]
+    ) -> None:
+        self._registry().add_methods(service_name, method_handlers)
+
+    def _registry(self) -> Registry:
+        from headrace.grpc.server import Registry
+
+        if self._state != "new":
+            raise FailedPreconditionError("services are added before start()")
+        if self._services is None:
+            self._services = Registry((), (), None)
+        return self._services
+
+    def _add_services(self) -> None:
+        names = {*_SERVICES}
+        if self.config.reflection and importlib.util.find_spec("grpc_reflection") is not None:
+            names.update(_REFLECTION)
+            for name in _REFLECTION:
+                self._core.add_method(
+                    f"/{name}/ServerReflectionInfo",
+                    self._reflect,
+                    pool="service",
+                    request_streaming=True,
+                    response_streaming=True,
+                )
+        if self._services is not None:
+            from headrace.grpc.options import Settings
+
+            names.update(self._services.services)
+            self._services.add_to(
+                self._core,
+                Settings(limits=self.config.limits),
+                0,
+                others=self._services.has_unknown,
+            )
+        self._service_names = names
+
+    def _reflect(self, message: None, call: runtime.ServerCall) -> bytes | None:
+        if self._reflection is None:  # grpcio is not needed before someone asks
+            from headrace.grpc.reflection import reflection_run
+            from headrace.protocol.descriptors import pool
+
+            self._reflection = reflection_run(self._service_names, [pool()])
+        return self._reflection(message, call)
+
     # ---- life -----------------------------------------------------------------------------------
 
     def start(self) -> list[tuple[str, HeadraceError]]:
@@ -139,6 +204,7 @@ class Server:
             if self.config.auth_file:
                 self.reload_access()
             self._listen()
+            self._add_services()
             self._core.start()
             self._tls.start()
             failures = self.manager.load_initial()

@@ -209,6 +209,16 @@ def serve(
     max_message_bytes: Annotated[
         OptionalInt, typer.Option(help="Largest request; 0 = gRPC's limit. [default: 0]")
     ] = None,
+    service_threads: Annotated[
+        OptionalInt,
+        typer.Option(help="For gRPC services of your own. [default: 32]"),
+    ] = None,
+    reflection: Annotated[
+        OptionalBool,
+        typer.Option(
+            "--reflection/--no-reflection", help="Server reflection. [default: reflection]"
+        ),
+    ] = None,
     limits: Annotated[
         OptionalStrs,
         typer.Option(

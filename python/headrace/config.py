@@ -76,6 +76,8 @@ class ServerConfig:
     cores: int = 0  # cores to divide over model instances; 0 = all this process may use
     max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
+    service_threads: int = 32  # for the handlers of gRPC services of your own, and reflection
+    reflection: bool = True  # server reflection, where grpcio-reflection is installed
     id: str = "headrace"  # the name in ServerMetadata
     auth_file: str = ""  # who may call what (access.py); "" = everyone everything
 
@@ -103,6 +105,7 @@ class ServerConfig:
         _check_range("metrics_port", self.metrics_port, -1, 65535)
         _check_range("io_threads", self.io_threads, 0, 1024)
         _check_range("cores", self.cores, 0, 4096)
+        _check_range("service_threads", self.service_threads, 1, 1000)
         _check_range("max_message_bytes", self.max_message_bytes, 0, 2**31 - 1)
         _check_range("default_max_batch_size", self.default_max_batch_size, 0, 2**20)
         if self.grpc_port != 0 and self.grpc_port == self.metrics_port:

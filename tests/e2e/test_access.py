@@ -114,7 +114,7 @@ def test_a_method_of_an_application_needs_the_right_call() -> None:
     core = runtime.Server(runtime.ServerOptions(host="127.0.0.1", port=0))
     seen: list[str | None] = []
 
-    def handler(_: bytes, call: runtime.CallInfo) -> bytes:
+    def handler(_: bytes, call: runtime.ServerCall) -> bytes:
         seen.append(call.principal)
         return b""
 

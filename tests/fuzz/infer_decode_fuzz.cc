@@ -4,7 +4,8 @@
 //   - what the reader accepts, the decoder does not call malformed (INTERNAL);
 //   - what both accept is the same: every name, shape, parameter and byte.
 // No comparison where protobuf and protozero are known to differ in what they tolerate: tags and lengths
-// of more than five bytes, field numbers 19000 to 19999, the unused bits of a varint's tenth byte, groups.
+// of more than five bytes, lengths past 32 bits (protozero drops the bits above), field numbers 19000
+// to 19999, the unused bits of a varint's tenth byte, groups.
 #include <cstring>
 #include <map>
 #include <optional>
@@ -78,6 +79,7 @@ std::optional<Field> next(std::string_view& rest) {
       return field;
     case kBytes: {
       const uint64_t size = varint(rest, 5);
+      if (size > UINT32_MAX) throw Unspecified();
       if (size > rest.size()) throw Malformed();
       field.bytes = rest.substr(0, size);
       rest.remove_prefix(size);

@@ -136,7 +136,7 @@ class KServeService:
         *,
         blocking: bool = False,
     ) -> None:
-        def handler(message: bytes, _: runtime.CallInfo) -> bytes:
+        def handler(message: bytes, _: runtime.ServerCall) -> bytes:
             request = request_class()
             try:
                 request.ParseFromString(message)
@@ -144,7 +144,7 @@ class KServeService:
                 raise InternalError("Exception deserializing request!") from error  # as grpcio
             return answer(request).SerializeToString()
 
-        server.add_method(_PATH + method, handler, blocking=blocking)
+        server.add_method(_PATH + method, handler, pool="blocking" if blocking else "quick")
 
     # ---- metadata -----------------------------------------------------------------------------
 

@@ -205,6 +205,9 @@ TEST_CASE("a typed field may come in several runs and in several `contents`") {
   const std::string ab = fixed<float>(6, {1, 2}, true);
   const std::string cd = fixed<float>(6, {3, 4}, true);
   CHECK(data_of(twice("FP32", ab, cd)) == raw<float>({1, 2, 3, 4}));
+  // Two halves of a field are no field.
+  const Decoded halves(twice("UINT64", "X", "\x01"));
+  CHECK(halves.status.code() == StatusCode::kInternal);
   CHECK(data_of(twice("FP32", "", cd)) == raw<float>({3, 4}));
   CHECK(data_of(twice("FP32", ab, "")) == raw<float>({1, 2}));
   CHECK(data_of(twice("FP32", "", "")) == "");
@@ -421,6 +424,17 @@ TEST_CASE("repeated parts are bounded: they take more memory here than on the wi
     CHECK(decoded.request->outputs.capacity() <= 2 * kMost);
     CHECK(decoded.request->parameters.capacity() <= 2 * kMost);
   }
+}
+
+TEST_CASE("a bool may be written in more bytes than it needs") {
+  const auto bool_of = [](std::string_view varint) {
+    const Decoded decoded(named(parameter("b", "\x08" + std::string(varint))));
+    REQUIRE(decoded.status.ok());
+    return std::get<bool>(decoded.request->parameters.at(0).value);
+  };
+  CHECK_FALSE(bool_of({"\x80\x00", 2}));
+  CHECK(bool_of({"\x80\x01", 2}));
+  CHECK(bool_of({"\x81\x00", 2}));
 }
 
 TEST_CASE("the protocol's own parameters") {

@@ -53,7 +53,7 @@ def _shown(value: str | bytes) -> Any:
     return value if isinstance(value, str) else {"bytes": value.hex()}
 
 
-def _metadata(_: bytes, call: runtime.CallInfo) -> bytes:
+def _metadata(_: bytes, call: runtime.ServerCall) -> bytes:
     back = [(name, value) for name, value in call.metadata if name.startswith("x-")]
     back = [(n, v) for n, v in back if isinstance(v, bytes) or v.isascii()]
     call.send_initial_metadata(back)
@@ -61,12 +61,12 @@ def _metadata(_: bytes, call: runtime.CallInfo) -> bytes:
     return json.dumps([[name, _shown(value)] for name, value in call.metadata]).encode()
 
 
-def _status(content: bytes, _: runtime.CallInfo) -> bytes:
+def _status(content: bytes, _: runtime.ServerCall) -> bytes:
     wanted = json.loads(content)
     raise StatusError(wanted["code"], wanted["details"])
 
 
-def _raise(_: bytes, __: runtime.CallInfo) -> bytes:
+def _raise(_: bytes, __: runtime.ServerCall) -> bytes:
     raise RuntimeError("a defect")
 
 
@@ -82,7 +82,7 @@ def running(**limits: float) -> Iterator[Target]:
     core = runtime.Server(options)
     target = Target(0, core)
 
-    def wait(_: bytes, call: runtime.CallInfo) -> bytes:
+    def wait(_: bytes, call: runtime.ServerCall) -> bytes:
         target.waiting.release()
         while call.is_active() and not target.release.wait(0.005):
             pass
@@ -94,7 +94,7 @@ def running(**limits: float) -> Iterator[Target]:
     core.add_method(METADATA, _metadata)
     core.add_method(STATUS, _status)
     core.add_method(RAISE, _raise)
-    core.add_method(WAIT, wait, blocking=True)
+    core.add_method(WAIT, wait, pool="blocking")
     core.add_method(BIG, lambda content, _: bytes(int(content)))
     core.start()
     target.port = core.port

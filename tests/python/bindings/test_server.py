@@ -42,7 +42,7 @@ class Waiting:
         self.opened = threading.Event()
         self.calls: list[Any] = []
 
-    def __call__(self, message: bytes, call: _ext.CallInfo) -> bytes:
+    def __call__(self, message: bytes, call: _ext.ServerCall) -> bytes:
         self.calls.append(call)
         self.entered.release()
         assert self.opened.wait(60)
@@ -56,7 +56,7 @@ def serve(make_server: Make, connect: Make) -> Make:
     def start(methods: dict[str, Any], *, blocking: bool = False, **options: Any) -> Any:
         server = make_server(**options)
         for path, handler in methods.items():
-            server.add_method(path, handler, blocking=blocking)
+            server.add_method(path, handler, pool="blocking" if blocking else "quick")
         server.start()
         caller = connect(server)
         caller.server = server
@@ -75,7 +75,7 @@ def test_a_handler_gets_and_gives_bytes(serve: Make) -> None:
 
 
 def test_a_handler_knows_its_call(serve: Make) -> None:
-    calls: list[_ext.CallInfo] = []
+    calls: list[_ext.ServerCall] = []
     caller = serve({"/t.S/M": lambda message, call: calls.append(call) or b""})
     caller(
         "/t.S/M",
@@ -96,7 +96,7 @@ def test_a_handler_knows_its_call(serve: Make) -> None:
 
 
 def test_metadata_of_a_handler_reaches_the_client(serve: Make) -> None:
-    def handler(message: bytes, call: _ext.CallInfo) -> bytes:
+    def handler(message: bytes, call: _ext.ServerCall) -> bytes:
         call.send_initial_metadata([("first", "a"), ("first-bin", b"\x00\x01")])
         call.set_trailing_metadata((("last", "b"), ("last-bin", b"\xff"), ("last-bin", b"")))
         if message:
@@ -130,7 +130,7 @@ def test_metadata_of_a_handler_reaches_the_client(serve: Make) -> None:
 def test_metadata_that_would_break_the_protocol_is_refused(
     pair: tuple[str, str], text: str, serve: Make
 ) -> None:
-    def handler(message: bytes, call: _ext.CallInfo) -> bytes:
+    def handler(message: bytes, call: _ext.ServerCall) -> bytes:
         (call.set_trailing_metadata if message else call.send_initial_metadata)([pair])
         return b""
 
@@ -154,7 +154,7 @@ def test_what_a_handler_raises(serve: Make) -> None:
         def __str__(self) -> str:
             raise RuntimeError("no")
 
-    def handler(message: bytes, call: _ext.CallInfo) -> bytes:
+    def handler(message: bytes, call: _ext.ServerCall) -> bytes:
         raise raised[-1]
 
     caller = serve({"/t.S/M": handler})
@@ -187,7 +187,7 @@ def test_what_a_handler_raises(serve: Make) -> None:
         assert (got.code(), got.details()) == (code, details)
 
 
-@pytest.mark.parametrize("answer", [None, "text", 3, [b"x"]])
+@pytest.mark.parametrize("answer", ["text", 3, [b"x"]])
 def test_a_handler_that_answers_no_bytes(answer: Any, serve: Make) -> None:
     caller = serve({"/t.S/M": lambda message, call: answer})
     error = caller.error("/t.S/M")
@@ -195,10 +195,16 @@ def test_a_handler_that_answers_no_bytes(answer: Any, serve: Make) -> None:
     assert error.details().startswith("Exception calling application: ")
 
 
+def test_a_call_that_is_forgotten_is_answered(serve: Make) -> None:
+    error = serve({"/t.S/M": lambda message, call: None}).error("/t.S/M")
+    assert error.code() == grpc.StatusCode.INTERNAL
+    assert error.details() == "the server's handler left the call without an answer"
+
+
 def test_a_long_error_text_still_arrives(serve: Make) -> None:
     """Clients refuse more than some KiB of headers: the code must not drown in the text."""
 
-    def handler(message: bytes, call: _ext.CallInfo) -> bytes:
+    def handler(message: bytes, call: _ext.ServerCall) -> bytes:
         raise errors.NotFoundError("x" * 1_000_000)
 
     caller = serve({"/t.S/M": handler})
@@ -240,7 +246,7 @@ def test_handlers_that_wait_for_each_other_all_run(blocking: bool, serve: Make) 
     barrier = threading.Barrier(4)
     started = threading.Semaphore(0)
 
-    def meet(message: bytes, call: _ext.CallInfo) -> bytes:
+    def meet(message: bytes, call: _ext.ServerCall) -> bytes:
         started.release()
         barrier.wait(60)
         return b"met"
@@ -256,7 +262,7 @@ def test_handlers_that_wait_for_each_other_all_run(blocking: bool, serve: Make) 
 def test_blocking_handlers_do_not_block_quick_ones(make_server: Make, connect: Make) -> None:
     waiting = Waiting()
     server = make_server(python_threads=1)
-    server.add_method("/t.S/Slow", waiting, blocking=True)
+    server.add_method("/t.S/Slow", waiting, pool="blocking")
     server.add_method("/t.S/Quick", lambda message, call: b"quick")
     server.start()
     caller = connect(server)
@@ -274,7 +280,7 @@ def test_a_handler_that_keeps_the_gil_does_not_delay_the_core(serve: Make) -> No
     entered = threading.Event()
     old = sys.getswitchinterval()
 
-    def busy(message: bytes, call: _ext.CallInfo) -> bytes:
+    def busy(message: bytes, call: _ext.ServerCall) -> bytes:
         entered.set()
         # One bytecode after the other, the GIL never given up on its own.
         total = 0
@@ -385,7 +391,7 @@ def test_stop_lets_go_of_versions_and_handlers(
             return {"Y": arrays["X"]}
 
     class Handler:
-        def __call__(self, message: bytes, call: _ext.CallInfo) -> bytes:
+        def __call__(self, message: bytes, call: _ext.ServerCall) -> bytes:
             return message
 
     model, handler = Model(), Handler()

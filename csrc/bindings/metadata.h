@@ -1,0 +1,17 @@
+// Metadata between Python and the wire.
+#pragma once
+
+#include <pybind11/pybind11.h>
+
+#include "rpc/call.h"
+
+namespace headrace {
+
+// [(key, value)]: str values, bytes for keys that end in -bin. With the GIL.
+pybind11::list metadata_to_python(const Metadata& metadata);
+
+// From any iterable of pairs. What could break the protocol never leaves: keys are gRPC's Header-Name, values
+// printable ASCII. Raises INVALID_ARGUMENT naming what is wrong. With the GIL.
+Metadata metadata_from_python(const pybind11::iterable& pairs);
+
+}  // namespace headrace
