@@ -479,6 +479,7 @@ void Call::finish(const Status& status, const Metadata* trailing) {
 void Call::fail(const Status& status, const Metadata* trailing) {
   const std::string message = grpc_message(status.message());
   std::vector<HeaderField> headers;
+  headers.reserve(8);
   if (!headers_sent_) headers = {kStatus200, kContentType, kAcceptEncodingField};
   headers.push_back({"grpc-status", code_text(status.code()), true});
   if (!message.empty()) headers.push_back({"grpc-message", message});
