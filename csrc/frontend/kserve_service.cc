@@ -93,6 +93,7 @@ KServeService::~KServeService() = default;
 void KServeService::start() { thread_ = std::this_thread::get_id(); }
 
 void KServeService::refresh() {
+  submit_together();  // they hold the servable they were routed to
   routes_.get();
   health_.get();
 }

@@ -262,6 +262,57 @@ TEST_CASE("routes are swapped under load: no error, each answer from the version
   CHECK(server.counters().calls_finished == answers.load());
 }
 
+TEST_CASE("who publishes has the old version alone, whatever the loop was about to submit") {
+  class Slow final : public Servable {
+   public:
+    explicit Slow(std::shared_ptr<ModelVersion> version) : version_(std::move(version)) {}
+    void submit(RequestPtr request) override {
+      std::this_thread::sleep_for(50ms);  // time enough to be found in use
+      version_->submit(std::move(request));
+    }
+    const ModelSpec& spec() const override { return version_->spec(); }
+
+   private:
+    std::shared_ptr<ModelVersion> version_;
+  };
+  // Holds the loop between a request it has routed and the end of its turn.
+  class Holding final : public Handler {
+   public:
+    explicit Holding(Gate& gate) : gate_(gate) {}
+    void on_unary(Call& call, BufferRef) override {
+      gate_.pass();
+      call.fail({StatusCode::kNotFound, "nothing here"});
+    }
+    void on_cancel(Call&) override {}
+
+   private:
+    Gate& gate_;
+  };
+  Reaper reaper;
+  Gate gate;
+  const auto version = make_version(reaper, identity);
+  Server server(loopback(1));
+  server.add_method(
+      "/test/Hold", [&](EventLoop&, CallSet&) { return std::make_unique<Holding>(gate); }, 1024);
+  REQUIRE(server.start().ok());
+  auto slow = std::make_shared<Slow>(version);
+  server.publish(routes_to(slow));
+  GrpcClient client(server.port());
+  const int32_t infer = client.session.call(kInfer, infer_message(1), {});
+  const int32_t hold = client.begin("/test/Hold", "");
+  gate.wait_for(1);
+  std::thread control([&] {
+    server.publish(routes_to(version));
+    CHECK(slow.use_count() == 1);
+  });
+  std::this_thread::sleep_for(50ms);  // until it waits for the loop
+  gate.open();
+  control.join();
+  CHECK(client.wait(hold).status() == code(StatusCode::kNotFound));
+  CHECK(infer_answer(client.wait(infer)).values == std::vector<int64_t>{1, -1});
+  check_ended(server, *version);
+}
+
 TEST_CASE("stop() in the middle of everything answers every call once") {
   for (int round = 0; round < 6; ++round) {
     Reaper reaper;
