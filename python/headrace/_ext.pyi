@@ -229,7 +229,10 @@ class ServerCall:
         """The caller's name in the access policy; None for anonymous callers."""
 
     @property
-    def metadata(self) -> list[tuple[str, str | bytes]]: ...
+    def metadata(self) -> tuple[Any, ...]:
+        """Tuples (key, value), which also have these attributes; values are str, bytes for keys in
+        -bin."""
+
     @property
     def auth_context(self) -> tuple[str, list[tuple[str, bytes]]] | None:
         """(the property that tells the peer's identity or "", properties); None without TLS."""

@@ -15,7 +15,6 @@ import grpc
 from headrace.grpc.context import (
     CallContext,
     Metadata,
-    Metadatum,
     number_of,
     run_callbacks,
     text_of,
@@ -279,9 +278,7 @@ class Engine:
 
         async def serve(context: ServicerContext, message: bytes | None) -> None:
             call = context._call
-            details = HandlerCallDetails(
-                call.method, tuple(Metadatum(*pair) for pair in call.metadata)
-            )
+            details = HandlerCallDetails(call.method, call.metadata)
             handler = await lookup(details)
             if handler is None:
                 call.finish(_UNIMPLEMENTED, "Method not found!")

@@ -7,14 +7,14 @@ import logging
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from typing import TYPE_CHECKING, Any, NamedTuple, NoReturn
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import grpc
 
 if TYPE_CHECKING:
     from headrace import runtime
 
-__all__ = ["Metadatum", "ServicerContext", "run_callbacks"]
+__all__ = ["ServicerContext", "run_callbacks"]
 
 _log = logging.getLogger("headrace.grpc")
 
@@ -26,11 +26,6 @@ _INSECURE: Mapping[str, Sequence[bytes]] = {
     "transport_security_type": [b"insecure"],
     "security_level": [b"TSI_SECURITY_NONE"],
 }
-
-
-class Metadatum(NamedTuple):
-    key: str
-    value: str | bytes
 
 
 # By call id: what runs when the call has ended. Filled by the handler's thread, emptied by the
@@ -73,16 +68,17 @@ class CallContext:
     _trailing: Any = None
     _aborted = False
     _initial_sent = False
-    _metadata: tuple[Metadatum, ...] | None = None
+    _metadata: tuple[Any, ...] | None = None
 
     def __init__(self, call: runtime.ServerCall) -> None:
         self._call = call
 
     # --- the request -------------------------------------------------------------------------
 
-    def invocation_metadata(self) -> tuple[Metadatum, ...]:
+    def invocation_metadata(self) -> tuple[Any, ...]:
+        """Tuples with the attributes key and value."""
         if self._metadata is None:
-            self._metadata = tuple(Metadatum(*pair) for pair in self._call.metadata)
+            self._metadata = self._call.metadata
         return self._metadata
 
     def peer(self) -> str:

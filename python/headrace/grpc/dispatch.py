@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 import grpc
 
-from headrace.grpc.context import Metadatum, ServicerContext, text_of
+from headrace.grpc.context import ServicerContext, text_of
 
 if TYPE_CHECKING:
     from headrace import runtime
@@ -32,7 +32,7 @@ _CALLING = "Exception calling application"
 
 class _Details(NamedTuple):
     method: str
-    invocation_metadata: tuple[Metadatum, ...]
+    invocation_metadata: tuple[Any, ...]
 
 
 class HandlerCallDetails(_Details, grpc.HandlerCallDetails):  # type: ignore[misc]
@@ -282,7 +282,7 @@ def find_and_run(lookup: Lookup) -> Run:
     """run() of methods whose handler is looked up for each call: interceptors, generic handlers."""
 
     def run(message: bytes | None, call: runtime.ServerCall) -> bytes | None:
-        details = HandlerCallDetails(call.method, tuple(Metadatum(*pair) for pair in call.metadata))
+        details = HandlerCallDetails(call.method, call.metadata)
         try:
             handler = lookup(details)
         except Exception as error:
