@@ -202,7 +202,7 @@ class Server:
 
                 self._metrics = MetricsServer(self.config.host, self.config.metrics_port)
             if self.config.auth_file:
-                self.reload_access()
+                self._load_access()
             self._listen()
             self._add_services()
             self._core.start()
@@ -306,8 +306,18 @@ class Server:
     def ready(self) -> bool:
         return self.manager.registry.ready
 
-    def reload_access(self) -> None:
-        """Reads `auth_file` again. What is wrong with it is raised, and the old policy stays."""
+    def reload_access(self) -> bool:
+        """Reads `auth_file` again, now: it holds for the calls from now on. Whether it was good; if
+        not, the old policy stays and the log says why."""
+        try:
+            self._load_access()
+        except HeadraceError as error:
+            _log.error("the access policy stays as it was: %s", error.details)
+            return False
+        _log.info("the access policy was read again")
+        return True
+
+    def _load_access(self) -> None:
         policy = read_access_file(Path(self.config.auth_file))
         self._core.set_access(
             policy.anonymous, [(m.name, m.rights, m.keys, m.certificates) for m in policy.members]
@@ -420,9 +430,9 @@ def run_until_signal(
     config: ServerConfig, *, on_event: Callable[[LoadEvent], None] | None = None
 ) -> int:
     """`headrace serve`: runs until SIGTERM or SIGINT, then drains. Answers the exit status, 0;
-    raises when the server cannot start. SIGHUP reads the TLS files again. A second signal ends the
-    process at once, with 1; so does a model that hangs, two seconds after the exit timeout. Main
-    thread only.
+    raises when the server cannot start. SIGHUP reads the TLS files and `auth_file` again. A second
+    signal ends the process at once, with 1; so does a model that hangs, two seconds after the exit
+    timeout. Main thread only.
 
     Start and stop run on threads of their own, so that signals are heard also while the core
     compiles a model or waits for requests to finish. Signals arrive through a socket
@@ -433,7 +443,7 @@ def run_until_signal(
     reader, writer = socket.socketpair()
     writer.setblocking(False)
     signals = [signal.SIGTERM, signal.SIGINT]
-    if config.tls_files:
+    if config.tls_files or config.auth_file:
         signals.append(signal.SIGHUP)  # else it ends the process, as ever
     previous = {number: signal.signal(number, lambda *_: None) for number in signals}
     previous_fd = signal.set_wakeup_fd(writer.fileno(), warn_on_full_buffer=False)
@@ -454,8 +464,10 @@ def run_until_signal(
                 _log.error("a model still runs a batch after the exit timeout: ending without it")
                 os._exit(1)
             if received == bytes([signal.SIGHUP]):
-                if asked is None:
+                if asked is None and config.tls_files:
                     server.reload_tls()
+                if asked is None and config.auth_file:
+                    server.reload_access()
             elif received != ended:
                 if asked is not None:
                     sys.stderr.write("second signal: ending at once\n")

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import hashlib
 import re
+import signal
 from collections.abc import Callable
 from pathlib import Path
 
 import grpc
 import pytest
-from harness import Server
+from harness import Server, eventually
 
 import headrace
 from headrace import runtime
@@ -64,6 +65,22 @@ members:
 
 
 HOLDERS = {"key-r": {"probe", "metadata"}, "key-c": {"infer"}, "key-o": {"control"}}
+
+
+def test_the_file_is_read_again_on_sighup(tmp_path: Path) -> None:
+    (tmp_path / "models").mkdir()
+    file = tmp_path / "auth.yaml"
+    file.write_text("anonymous: [probe, metadata]")
+    with Server(tmp_path / "models", "--auth-file", str(file)) as server:
+        assert code_of(server, OF_RIGHT["metadata"]) == grpc.StatusCode.OK
+        file.write_text("anonymous: [probe]")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: code_of(server, OF_RIGHT["metadata"]) == UNAUTHENTICATED, "read again")
+        file.write_text("anonymous: [everything]")
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: "stays as it was" in server.log(), "the log says why")
+        assert code_of(server, OF_RIGHT["metadata"]) == UNAUTHENTICATED
+        assert code_of(server, OF_RIGHT["probe"]) == grpc.StatusCode.OK
 
 
 @pytest.mark.parametrize("right", OF_RIGHT)
