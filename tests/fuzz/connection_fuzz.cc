@@ -162,12 +162,12 @@ constexpr std::array<std::string_view, 6> kPaths = {"/f/Echo", "/f/Hold", "/f/Ch
 std::string literal(std::string_view name, std::string_view value) {
   std::string out(1, '\0');
   for (const std::string_view text : {name, value}) {
-    FUZZ_CHECK(text.size() < 127 || text.size() - 127 < 128);
-    if (text.size() < 127) {
-      out += static_cast<char>(text.size());
-    } else {
-      out += '\x7f';
-      out += static_cast<char>(text.size() - 127);
+    // RFC 7541 5.1, with a prefix of 7 bits.
+    out += static_cast<char>(std::min<std::size_t>(text.size(), 127));
+    if (text.size() >= 127) {
+      std::size_t more = text.size() - 127;
+      for (; more >= 128; more >>= 7) out += static_cast<char>((more & 127) | 128);
+      out += static_cast<char>(more);
     }
     out += text;
   }
