@@ -47,6 +47,7 @@ void KServeService::InferStreamHandler::on_open(Call& call) {
     if (name == "triton_grpc_error") stream->errors_end_it = value == "true";
   }
   call.context = stream.release();
+  ++service_.open_streams_;
   // The client learns at once that the stream stands; some wait for it.
   call.send_headers();
   call.request_messages(kMaxInFlight);
@@ -137,6 +138,7 @@ void KServeService::InferStreamHandler::on_cancel(Call& call) { end(call); }
 void KServeService::InferStreamHandler::end(Call& call) {
   const std::unique_ptr<InferStream> stream(static_cast<InferStream*>(call.context));
   call.context = nullptr;
+  --service_.open_streams_;
   for (const Slot& slot : stream->slots) {
     if (slot.running != nullptr) slot.running->cancel();
   }

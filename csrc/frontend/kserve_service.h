@@ -40,6 +40,8 @@ class KServeService final : public Completion, public EventLoop::Inbox, public E
     const std::size_t requests = outstanding_.load(std::memory_order_acquire);
     return requests + completing_.load(std::memory_order_acquire);
   }
+  // Calls of its own that are open and may have nothing to do. The loop's thread.
+  std::size_t open_streams() const { return open_streams_; }
   // From the loop's thread, before it serves.
   void start();
 
@@ -72,6 +74,7 @@ class KServeService final : public Completion, public EventLoop::Inbox, public E
   SnapshotReader<HealthTable> health_;
   std::vector<std::unique_ptr<Handler>> handlers_;
   InferStreamHandler* streams_ = nullptr;  // one of handlers_
+  std::size_t open_streams_ = 0;
   std::thread::id thread_;
   std::vector<std::unique_ptr<Request>> pool_;
   std::atomic<std::size_t> outstanding_{0};

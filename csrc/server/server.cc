@@ -31,7 +31,8 @@ constexpr std::chrono::seconds kReturnPatience{1};
 class Server::Loop {
  public:
   Loop(Server& server, const Http2Options& http2, const TlsLimits& tls)
-      : calls(methods, *server.budget_, loop.timers(), [this] { return loop.now(); }),
+      : loop(server.options_.busy_poll, [this] { return nothing_runs(); }),
+        calls(methods, *server.budget_, loop.timers(), [this] { return loop.now(); }),
         service(std::make_unique<KServeService>(loop, calls, *server.state_)),
         connections(std::make_unique<ConnectionSet>(loop, http2, calls, tls)) {
     calls.set_compression(server.options_.response_compression);
@@ -56,6 +57,11 @@ class Server::Loop {
       service->start();
       loop.run();
     });
+  }
+
+  // Nobody works on a call of this loop: what may come next comes from a client.
+  bool nothing_runs() const {
+    return service->outstanding() == 0 && calls.active() == service->open_streams();
   }
 
   EventLoop loop;

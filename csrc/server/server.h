@@ -38,6 +38,8 @@ struct ServerOptions {
   std::string host = "0.0.0.0";
   uint16_t port = 8001;  // 0: any free one
   uint32_t io_threads = 1;
+  // How long an I/O thread may look for the next call before it sleeps (busy_poll.h); zero: never.
+  Nanoseconds busy_poll{0};
   bool kserve = true;                          // answers ModelInfer, the probes and health Check
   std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
   // Of received and unanswered messages, over all connections.

@@ -4,13 +4,15 @@
 #include <sys/eventfd.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <array>
 #include <cerrno>
 #include <cstring>
 
 namespace headrace {
 
-EventLoop::EventLoop() : now_(Clock::now()), timers_(now_) {}
+EventLoop::EventLoop(Nanoseconds busy_poll, std::function<bool()> idle)
+    : busy_poll_(busy_poll), idle_(std::move(idle)), now_(Clock::now()), timers_(now_) {}
 
 EventLoop::~EventLoop() {
   if (event_fd_ >= 0) ::close(event_fd_);
@@ -84,14 +86,37 @@ void EventLoop::stop() {
   wake();
 }
 
+int EventLoop::wait(std::span<struct epoll_event> events) {
+  const auto look = [&](int timeout_ms) {
+    const int n =
+        ::epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()), timeout_ms);
+    now_ = Clock::now();
+    return n;
+  };
+  now_ = Clock::now();
+  if (!turn_ends_.empty()) return look(0);
+  const TimePoint since = now_;
+  const bool polls = busy_poll_.enabled() && idle_();
+  int n = 0;
+  if (polls && busy_poll_.time() > Nanoseconds{0}) {
+    TimePoint until = since + busy_poll_.time();
+    if (const int due_ms = timers_.sleep_ms(since); due_ms >= 0) {
+      until = std::min(until, since + Milliseconds(due_ms));
+    }
+    do {
+      n = look(0);
+    } while (n == 0 && now_ < until);
+  }
+  if (n == 0) n = look(timers_.sleep_ms(now_));
+  if (polls) busy_poll_.waited(now_ - since);
+  return n;
+}
+
 void EventLoop::run() {
   std::array<struct epoll_event, 256> events;
   std::vector<TurnEnd*> ending;
   while (!stopping_.load(std::memory_order_acquire)) {
-    now_ = Clock::now();
-    const int n = ::epoll_wait(epoll_fd_, events.data(), static_cast<int>(events.size()),
-                               turn_ends_.empty() ? timers_.sleep_ms(now_) : 0);
-    now_ = Clock::now();
+    const int n = wait(events);
     for (int i = 0; i < n; ++i) {
       if (events[i].data.ptr == nullptr) continue;  // woken_ tells
       static_cast<FdHandler*>(events[i].data.ptr)->on_ready(events[i].events);

@@ -11,11 +11,15 @@
 #include <cstdint>
 #include <functional>
 #include <mutex>
+#include <span>
 #include <vector>
 
 #include "base/clock.h"
 #include "base/status.h"
 #include "base/timer_wheel.h"
+#include "transport/busy_poll.h"
+
+struct epoll_event;
 
 namespace headrace {
 
@@ -39,7 +43,10 @@ class EventLoop {
     virtual void on_turn_end() = 0;
   };
 
-  EventLoop();
+  // `busy_poll`: how long a wait may look for events before it sleeps (busy_poll.h); zero: not at
+  // all. It does so only while `idle()`: others that work for this loop get the core.
+  explicit EventLoop(
+      Nanoseconds busy_poll = Nanoseconds{0}, std::function<bool()> idle = [] { return true; });
   ~EventLoop();
   EventLoop(const EventLoop&) = delete;
   EventLoop& operator=(const EventLoop&) = delete;
@@ -68,10 +75,14 @@ class EventLoop {
   TimePoint now() const { return now_; }
 
  private:
+  // Waits for events, at the latest until a timer is due. Answers epoll_wait()'s number.
+  int wait(std::span<struct epoll_event> events);
   void run_posted();
 
   int epoll_fd_ = -1;
   int event_fd_ = -1;
+  BusyPoll busy_poll_;
+  const std::function<bool()> idle_;
   TimePoint now_;
   TimerWheel timers_;
   std::vector<Inbox*> inboxes_;

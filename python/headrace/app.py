@@ -68,6 +68,7 @@ class Server:
             host=self.config.host,
             port=self.config.grpc_port,
             io_threads=self.config.io_threads,
+            busy_poll_s=self.config.busy_poll_us / 1e6,
             max_message_bytes=self.config.max_message_bytes,
             limits=self.config.limits.as_dict(),
             service_threads=self.config.service_threads,

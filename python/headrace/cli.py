@@ -190,6 +190,13 @@ def serve(
     io_threads: Annotated[
         OptionalInt, typer.Option(help="Connection threads; 0 = planned. [default: 0]")
     ] = None,
+    busy_poll_us: Annotated[
+        OptionalInt,
+        typer.Option(
+            help="Microseconds a connection thread may look for the next call before it sleeps, "
+            "while calls follow that closely; 0 = it sleeps at once. [default: 100]"
+        ),
+    ] = None,
     cores: Annotated[
         OptionalInt,
         typer.Option(help="Cores to divide over model instances; 0 = all. [default: 0]"),

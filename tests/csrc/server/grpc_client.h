@@ -224,6 +224,7 @@ inline ServerOptions loopback(uint32_t io_threads = 2) {
   options.host = "127.0.0.1";
   options.port = 0;
   options.io_threads = io_threads;
+  options.busy_poll = std::chrono::microseconds(50);
   return options;
 }
 

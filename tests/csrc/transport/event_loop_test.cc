@@ -165,3 +165,31 @@ TEST_CASE("descriptors: readiness comes, and stops after remove()") {
   ::close(pipe_fds[0]);
   ::close(pipe_fds[1]);
 }
+
+TEST_CASE("a loop that looks again before it sleeps misses nothing: messages, timers, the end") {
+  std::atomic<bool> idle{true};
+  EventLoop loop(5ms, [&] { return idle.load(); });
+  REQUIRE(loop.open().ok());
+  std::thread thread([&] { loop.run(); });
+  const auto round_trip = [&] {
+    std::promise<void> done;
+    loop.post([&] { done.set_value(); });
+    done.get_future().wait();
+  };
+  for (int i = 0; i < 200; ++i) round_trip();  // by now it looks
+  idle = false;
+  for (int i = 0; i < 50; ++i) round_trip();
+  idle = true;
+  for (int i = 0; i < 50; ++i) round_trip();
+  std::promise<void> fired;
+  TimerWheel::Timer timer;
+  timer.owner = &fired;
+  timer.on_fire = [](TimerWheel::Timer& t) {
+    static_cast<std::promise<void>*>(t.owner)->set_value();
+  };
+  loop.post([&] { loop.timers().schedule(timer, loop.now() + 2ms); });
+  fired.get_future().wait();
+  loop.stop();
+  thread.join();
+  CHECK_FALSE(loop.post([] {}));
+}
