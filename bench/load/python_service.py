@@ -21,6 +21,8 @@ from concurrent import futures
 from pathlib import Path
 from typing import Any
 
+import report
+
 PATH = "/bench.Greeter/SayHello"
 SERVERS = ("grpcio", "headrace", "grpcio-aio", "headrace-aio")
 METADATA = ("user:ada", "tenant:engines")
@@ -142,6 +144,7 @@ def main() -> None:
         return
     if options.loadgen is None:
         parser.error("--loadgen is needed")
+    about = report.machine(Path(__file__).parents[2], Path(sys.executable), None)
     names = [name for name in SERVERS if name in options.only.split(",")]
     rounds: dict[str, list[dict[str, Any]]] = {name: [] for name in names}
     with tempfile.TemporaryDirectory() as folder:
@@ -164,8 +167,9 @@ def main() -> None:
                 f"{ours} / {theirs}: {rate[ours] / rate[theirs]:.1f}x the requests per second, "
                 f"{p50[theirs] / p50[ours]:.1f}x lower p50"
             )
+    print(f"{about['cpu']}, {about['cores']} cores, grpcio {about['versions']['grpcio']}")
     if options.json:
-        options.json.write_text(json.dumps(rounds, indent=1))
+        options.json.write_text(json.dumps({"machine": about, "rounds": rounds}, indent=1) + "\n")
 
 
 if __name__ == "__main__":
