@@ -38,7 +38,7 @@ struct ServerOptions {
   std::string host = "0.0.0.0";
   uint16_t port = 8001;  // 0: any free one
   uint32_t io_threads = 1;
-  bool kserve = true;                          // answers ModelInfer, the probes and health Check
+  bool kserve = true;                          // answers ModelInfer, the probes and health
   std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
   // Of received and unanswered messages, over all connections.
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
@@ -102,9 +102,10 @@ class Server {
   // Every method and the right it needs. After start().
   std::vector<std::pair<std::string, Right>> rights() const;
   void set_ready(bool ready);
+  // "": the server. Watchers (Health/Watch) are told.
   void set_health(const std::string& service, bool serving);
 
-  // Stops accepting, sends GOAWAY, lets running calls finish within `grace`, ends the rest with
+  // Health turns NOT_SERVING, watchers are told. Then stops accepting, sends GOAWAY, ends the watches, lets running calls finish within `grace`, ends the rest with
   // UNAVAILABLE, joins the I/O threads. True if no call had to be ended. Idempotent.
   bool stop(Nanoseconds grace);
   // While another thread is in stop(): running calls have this long from now, if that is less.
@@ -126,6 +127,7 @@ class Server {
 
   void accept(int fd, std::string peer, const Port& port);
   void on_every_loop(const std::function<void(Loop&)>& function);
+  void publish_health(std::shared_ptr<const HealthTable> table);
   std::size_t active_calls() const;
   // Whether every Request is back. Only when the loops have ended.
   bool requests_returned();

@@ -187,12 +187,14 @@ class ServerOptions:
         on_service_thread: Callable[[int], object] | None = None,
         max_concurrent_calls: int = 0,
         kserve: bool = True,
+        response_compression: int = 0,
     ) -> None:
         """port 0: any free one. host "": none but add_listener()'s. io_threads 0: planned.
         max_message_bytes 0: 2 GiB - 1 for ModelInfer, 4 MiB for other methods. limits: those that
         differ from default_limits(). on_service_thread is called first on each service thread, with
         its number. max_concurrent_calls: of the methods on "service" and "events"; more are
-        refused; 0: no limit. kserve: serves inference."""
+        refused; 0: no limit. kserve: serves inference. response_compression: of responses whose
+        call does not choose, as grpc.Compression: 0 (none), 1 (deflate) or 2 (gzip)."""
 
 @final
 class TlsOptions:

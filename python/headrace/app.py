@@ -49,6 +49,8 @@ _REFLECTION = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
+# As grpc.Compression.
+_COMPRESSION = {"none": 0, "deflate": 1, "gzip": 2}
 
 Infer = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -71,6 +73,7 @@ class Server:
             max_message_bytes=self.config.max_message_bytes,
             limits=self.config.limits.as_dict(),
             service_threads=self.config.service_threads,
+            response_compression=_COMPRESSION[self.config.response_compression],
         )
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
