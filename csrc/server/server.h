@@ -85,7 +85,8 @@ class Server {
   // others go on. A listener whose files are no good keeps what it has. Errors: INVALID_ARGUMENT
   // naming each such file and the reason. Blocks on files.
   Status reload_tls();
-  // When the first of the servers' certificates ends, in seconds since 1970; 0 without TLS.
+  // When the first of the servers' certificates ends, in seconds since 1970; 0 without TLS. Any
+  // thread.
   int64_t tls_not_after() const;
 
   // Once: a server that could not start, or has stopped, is done. Errors: UNAVAILABLE naming the

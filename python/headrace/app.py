@@ -330,6 +330,11 @@ class Server:
         """[(method, right it needs)], after start()."""
         return self._core.rights()
 
+    @property
+    def tls_not_after(self) -> int:
+        """When the first certificate in use ends, in seconds since 1970; 0 without TLS."""
+        return self._core.tls_not_after
+
     def statistics(self) -> dict[str, Any]:
         """The core's connection and call counters."""
         return self._core.statistics()
@@ -384,6 +389,9 @@ class _Readings:
 
     def server(self) -> Mapping[str, Any]:
         return self._server.statistics()
+
+    def tls_not_after(self) -> int:
+        return self._server.tls_not_after
 
     def ready(self) -> bool:
         return self._server.ready
