@@ -5,8 +5,8 @@
 
 Starts a server a row, then measures them in turn, round after round, with our own load client and a
 client that only connects; prints markdown tables of medians with ratios to the plaintext row of
-the same round, and writes bench/results/transport_costs-DATE.json. bench/README.md says what each figure
-means. Needs the packages trustme and onnx.
+the same round, and writes bench/results/transport_costs-DATE.json. bench/README.md says what each
+figure means. Needs the packages trustme and onnx.
 """
 
 from __future__ import annotations
