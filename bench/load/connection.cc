@@ -48,7 +48,7 @@ Connection::Connection(const Options& options, Caller& caller)
   body_ += options_.message;
 
   headers_ = {header(":method", "POST"),
-              header(":scheme", "http"),
+              header(":scheme", options_.tls == nullptr ? "http" : "https"),
               header(":path", options_.path),
               header(":authority", options_.authority),
               header("te", "trailers"),
@@ -86,6 +86,13 @@ bool Connection::open(std::string& why) {
   }
   const int one = 1;
   setsockopt(fd_, IPPROTO_TCP, TCP_NODELAY, &one, sizeof one);
+  if (options_.tls != nullptr) {
+    ssl_ = connect_tls(*options_.tls, fd_, why);
+    if (ssl_ == nullptr) {
+      ::close(std::exchange(fd_, -1));
+      return false;
+    }
+  }
   fcntl(fd_, F_SETFL, fcntl(fd_, F_GETFL) | O_NONBLOCK);
 
   nghttp2_session_callbacks* callbacks = nullptr;
@@ -205,17 +212,26 @@ std::string Connection::judge(const Call& call, uint32_t error_code) const {
   return {};
 }
 
+ssize_t Connection::receive(void* to, std::size_t room) {
+  return ssl_ == nullptr ? recv(fd_, to, room, 0) : read_tls(*ssl_, to, room);
+}
+
+ssize_t Connection::transmit(const void* from, std::size_t size) {
+  return ssl_ == nullptr ? send(fd_, from, size, MSG_NOSIGNAL) : write_tls(*ssl_, from, size);
+}
+
 bool Connection::read_ready() {
   uint8_t buffer[kWriteBlock];
   for (;;) {
-    const ssize_t size = recv(fd_, buffer, sizeof buffer, 0);
+    const ssize_t size = receive(buffer, sizeof buffer);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (size <= 0 || nghttp2_session_mem_recv(session_, buffer, static_cast<size_t>(size)) < 0) {
       broke();
       return false;
     }
-    if (static_cast<std::size_t>(size) < sizeof buffer) break;
+    // TLS reads a record at a time, and keeps what it has read from the socket.
+    if (ssl_ == nullptr && static_cast<std::size_t>(size) < sizeof buffer) break;
   }
   if (nghttp2_session_want_read(session_) == 0 && nghttp2_session_want_write(session_) == 0) {
     broke();  // GOAWAY, and everything before it was answered
@@ -242,8 +258,7 @@ bool Connection::flush() {
       }
       if (pending_.empty()) return true;
     }
-    const ssize_t size =
-        send(fd_, pending_.data() + written_, pending_.size() - written_, MSG_NOSIGNAL);
+    const ssize_t size = transmit(pending_.data() + written_, pending_.size() - written_);
     if (size < 0 && errno == EINTR) continue;
     if (size < 0 && (errno == EAGAIN || errno == EWOULDBLOCK)) return true;
     if (size < 0) {
@@ -269,6 +284,7 @@ void Connection::broke() {
 void Connection::close() {
   // Callbacks run inside nghttp2 only while a session lives; deleting one calls none of ours.
   if (session_ != nullptr) nghttp2_session_del(std::exchange(session_, nullptr));
+  if (ssl_ != nullptr) SSL_free(std::exchange(ssl_, nullptr));
   if (fd_ >= 0) ::close(std::exchange(fd_, -1));
   pending_.clear();
   written_ = 0;

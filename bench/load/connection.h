@@ -1,4 +1,4 @@
-// Connection: one cleartext HTTP/2 connection (prior knowledge) that makes unary gRPC calls.
+// Connection: one HTTP/2 connection (cleartext with prior knowledge, or TLS) that makes unary gRPC calls.
 //
 // Threads: one. Each submitted call is reported exactly once to the Caller, also when the
 // connection breaks; a Caller may submit the next call from inside answered(). Nothing is written
@@ -37,7 +37,7 @@ class Connection {
   Connection(const Connection&) = delete;
   Connection& operator=(const Connection&) = delete;
 
-  // Connects (blocking); false with a reason. A broken connection may be opened again.
+  // Connects and shakes hands (blocking); false with a reason. A broken connection may be opened again.
   bool open(std::string& why);
   bool is_open() const { return fd_ >= 0; }
   int fd() const { return fd_; }
@@ -70,6 +70,9 @@ class Connection {
   static ssize_t read_body(nghttp2_session*, int32_t stream, uint8_t* out, size_t room,
                            uint32_t* flags, nghttp2_data_source* source, void* self);
 
+  // As recv() and send(); EAGAIN when TLS waits.
+  ssize_t receive(void* to, std::size_t room);
+  ssize_t transmit(const void* from, std::size_t size);
   void finish(Call& call, uint32_t error_code);
   std::string judge(const Call& call, uint32_t error_code) const;
   void broke();
@@ -78,6 +81,7 @@ class Connection {
   const Options& options_;
   Caller& caller_;
   int fd_ = -1;
+  SSL* ssl_ = nullptr;  // null: cleartext
   nghttp2_session* session_ = nullptr;
   std::string body_;  // prefix and message, the same for every call
   std::vector<nghttp2_nv> headers_;

@@ -9,7 +9,13 @@ from __future__ import annotations
 import struct
 from pathlib import Path
 
-__all__ = ["VALUES", "infer_request", "infer_response", "write_repository"]
+__all__ = [
+    "VALUES",
+    "infer_request",
+    "infer_response",
+    "write_openvino_model",
+    "write_repository",
+]
 
 # Exact in every float format down to bf16, all different, so that a wrong row shows.
 VALUES = struct.pack("<16f", *(i * 0.5 - 4 for i in range(16)))
@@ -27,16 +33,23 @@ def infer(inputs):
 
 
 def _field(number: int, payload: bytes) -> bytes:
-    """A length-delimited protobuf field; payloads here are shorter than 128 bytes."""
-    if len(payload) > 127:
-        raise ValueError(f"payload of {len(payload)} bytes needs a longer length")
-    return bytes([number << 3 | 2, len(payload)]) + payload
+    """A length-delimited protobuf field."""
+    return bytes([number << 3 | 2]) + _varint(len(payload)) + payload
 
 
-def infer_request(model: str) -> bytes:
-    """Serialised ModelInferRequest with raw contents."""
-    tensor = _field(1, b"X") + _field(2, b"FP32") + _field(3, bytes([1, 16]))
-    return _field(1, model.encode()) + _field(5, tensor) + _field(7, VALUES)
+def _varint(value: int) -> bytes:
+    out = b""
+    while value > 127:
+        out += bytes([value & 127 | 128])
+        value >>= 7
+    return out + bytes([value])
+
+
+def infer_request(model: str, values: bytes = VALUES) -> bytes:
+    """Serialised ModelInferRequest with raw contents: FP32 [1, n]."""
+    shape = _field(3, _varint(1) + _varint(len(values) // 4))
+    tensor = _field(1, b"X") + _field(2, b"FP32") + shape
+    return _field(1, model.encode()) + _field(5, tensor) + _field(7, values)
 
 
 def infer_response(model: str) -> bytes:
@@ -45,17 +58,17 @@ def infer_response(model: str) -> bytes:
     return _field(1, model.encode()) + _field(2, b"1") + _field(5, tensor) + _field(6, VALUES)
 
 
-def write_openvino_model(folder: Path) -> None:
-    """``1/model.onnx``: Y = X + 0, batch dimension free. Needs the onnx package."""
+def write_openvino_model(folder: Path, width: int = 16) -> None:
+    """``1/model.onnx``: Y = X + 0, [N, width], batch dimension free. Needs the onnx package."""
     import onnx
     from onnx import TensorProto, helper
 
-    zero = helper.make_tensor("zero", TensorProto.FLOAT, [16], [0.0] * 16)
+    zero = helper.make_tensor("zero", TensorProto.FLOAT, [width], [0.0] * width)
     graph = helper.make_graph(
         [helper.make_node("Add", ["X", "zero"], ["Y"])],
         "identity",
-        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", 16])],
-        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", 16])],
+        [helper.make_tensor_value_info("X", TensorProto.FLOAT, ["N", width])],
+        [helper.make_tensor_value_info("Y", TensorProto.FLOAT, ["N", width])],
         [zero],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)

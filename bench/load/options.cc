@@ -10,13 +10,16 @@ namespace loadgen {
 namespace {
 
 constexpr const char* kHelp =
-    R"(headrace_loadgen --target HOST:PORT [options]: a gRPC unary load client, cleartext HTTP/2.
+    R"(headrace_loadgen --target HOST:PORT [options]: a gRPC unary load client, HTTP/2.
 
 what is sent
   --message FILE            request message, serialised protobuf (default: empty message)
   --path PATH               default /inference.GRPCInferenceService/ModelInfer
   --authority TEXT          default: the target
   --metadata NAME:VALUE     may be given several times
+  --tls-ca FILE             TLS: PEM file with the authority that signed the server's certificate;
+                            names in it are not looked at. Without it: cleartext
+  --tls-cert FILE --tls-key FILE    mTLS: PEM files with what the client shows
 what counts as an answer (grpc-status 0 always)
   --expect-equal FILE       the response message is exactly these bytes
   --expect-contains FILE    the response message holds these bytes
@@ -69,6 +72,7 @@ double number(const std::string& name, const std::string& text, double low, doub
 Options parse_options(int argc, char** argv) {
   Options o;
   std::string target;
+  TlsFiles tls;
   for (int i = 1; i < argc; ++i) {
     const std::string name = argv[i];
     if (name == "--help" || name == "-h") {
@@ -89,6 +93,12 @@ Options parse_options(int argc, char** argv) {
       const std::size_t colon = value.find(':', 1);
       if (colon == std::string::npos) fail("--metadata wants NAME:VALUE, not '" + value + "'");
       o.metadata.emplace_back(value.substr(0, colon), value.substr(colon + 1));
+    } else if (name == "--tls-ca") {
+      tls.ca = value;
+    } else if (name == "--tls-cert") {
+      tls.certificate = value;
+    } else if (name == "--tls-key") {
+      tls.key = value;
     } else if (name == "--expect-equal" || name == "--expect-contains") {
       if (o.check_equal || o.check_contains) fail("give one --expect option");
       (name == "--expect-equal" ? o.check_equal : o.check_contains) = true;
@@ -125,6 +135,14 @@ Options parse_options(int argc, char** argv) {
   o.host = target.substr(0, colon);
   o.port = target.substr(colon + 1);
   if (o.authority.empty()) o.authority = target;
+  if (tls.ca.empty() && !(tls.certificate.empty() && tls.key.empty())) {
+    fail("--tls-cert and --tls-key need --tls-ca");
+  }
+  if (!tls.ca.empty()) {
+    std::string why;
+    o.tls = make_tls(tls, why);
+    if (o.tls == nullptr) fail(why);
+  }
   if (o.requests > 0 && o.rate > 0) fail("--requests is for the closed loop; use --duration");
   return o;
 }

@@ -4,9 +4,12 @@
 #include <sys/types.h>
 
 #include <cstdint>
+#include <memory>
 #include <string>
 #include <utility>
 #include <vector>
+
+#include "tls.h"
 
 namespace loadgen {
 
@@ -19,6 +22,8 @@ struct Options {
   std::string authority;  // default: host:port
   std::vector<std::pair<std::string, std::string>> metadata;
   std::string message;  // the request's protobuf bytes, without gRPC's prefix
+
+  std::shared_ptr<SSL_CTX> tls;  // null: cleartext
 
   bool check_equal = false;     // the answer's message must be `expected`
   bool check_contains = false;  // the answer's message must hold `expected` somewhere

@@ -69,7 +69,7 @@ PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_thread
                              std::size_t max_message_bytes, const py::dict& limits,
                              std::size_t python_threads, std::size_t service_threads,
                              py::object on_service_thread, std::size_t max_concurrent_calls,
-                             bool kserve, double busy_poll_s) {
+                             bool kserve, double busy_poll_s, int response_compression) {
   PyServerOptions options;
   options.core.host = std::move(host);
   options.core.port = port;
@@ -81,6 +81,7 @@ PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_thread
   if (max_message_bytes != 0) options.core.max_message_bytes = max_message_bytes;
   options.core.limits = limits_from_python(limits);
   options.core.kserve = kserve;
+  options.core.response_compression = compression_encoding(response_compression);
   options.python_threads = std::max<std::size_t>(1, python_threads);
   options.service_threads = std::max<std::size_t>(1, service_threads);
   options.on_service_thread = std::move(on_service_thread);
@@ -246,7 +247,8 @@ void bind_server(py::module_& module) {
       .def(py::init(&make_options), py::kw_only(), "host"_a = "0.0.0.0", "port"_a = 8001,
            "io_threads"_a = 0, "max_message_bytes"_a = 0, "limits"_a = py::dict(),
            "python_threads"_a = 4, "service_threads"_a = 10, "on_service_thread"_a = py::none(),
-           "max_concurrent_calls"_a = 0, "kserve"_a = true, "busy_poll_s"_a = 0.0);
+           "max_concurrent_calls"_a = 0, "kserve"_a = true, "busy_poll_s"_a = 0.0,
+           "response_compression"_a = 0);
   module.def("default_limits", &default_limits);
   py::class_<PyServer>(module, "Server")
       .def(py::init<const PyServerOptions&>(), "options"_a)

@@ -1,11 +1,11 @@
 #include "frontend/kserve_service.h"
 
-#include <protozero/pbf_message.hpp>
-#include <protozero/pbf_writer.hpp>
 #include <utility>
 
+#include "frontend/health_watch.h"
 #include "frontend/infer_codec.h"
 #include "frontend/infer_stream.h"
+#include "frontend/probe_codec.h"
 #include "frontend/rpc_rights.h"
 
 namespace headrace {
@@ -18,44 +18,6 @@ constexpr std::size_t kPoolSize = 4096;
 // the rest of the turn could take long.
 constexpr std::size_t kMostTogether = 64;
 constexpr std::size_t kLargeBytes = 64 * 1024;
-
-// The two string fields of ModelReadyRequest; HealthCheckRequest has the first only.
-struct NameAndVersion {
-  std::string_view name;
-  std::string_view version;
-};
-
-Result<NameAndVersion> decode_name_and_version(std::string_view message) {
-  NameAndVersion result;
-  try {
-    protozero::pbf_reader reader(message.data(), message.size());
-    while (reader.next()) {
-      const bool text = reader.wire_type() == protozero::pbf_wire_type::length_delimited;
-      if (text && (reader.tag() == 1 || reader.tag() == 2)) {
-        std::string_view& field = reader.tag() == 1 ? result.name : result.version;
-        const protozero::data_view view = reader.get_view();
-        field = {view.data(), view.size()};
-        if (!valid_utf8(field)) return Status::internal("Exception deserializing request!");
-      } else {
-        reader.skip();
-      }
-    }
-  } catch (const protozero::exception&) {
-    return Status::internal("Exception deserializing request!");
-  }
-  return result;
-}
-
-// A response whose only field is number 1: a bool or an enum.
-void respond_number(Call& call, uint32_t value) {
-  std::string text(Call::kPrefixBytes, '\0');
-  protozero::pbf_writer writer(text);
-  if (value != 0) writer.add_uint32(1, value);
-  BufferRef head = BufferRef::allocate(text.size());
-  std::copy(text.begin(), text.end(), reinterpret_cast<char*>(head.data()));
-  std::vector<BodyPiece> rest;
-  call.respond(std::move(head), rest);
-}
 
 }  // namespace
 
@@ -96,6 +58,15 @@ void KServeService::refresh() {
   submit_together();  // they hold the servable they were routed to
   routes_.get();
   health_.get();
+  if (health_watch_ != nullptr) health_watch_->refresh();
+}
+
+std::size_t KServeService::open_streams() const {
+  return open_streams_ + (health_watch_ != nullptr ? health_watch_->watchers() : 0);
+}
+
+void KServeService::end_watches(const Status& status) {
+  if (health_watch_ != nullptr) health_watch_->end_all(status);
 }
 
 void KServeService::add_to(MethodTable& methods, std::size_t max_message_bytes) {
@@ -136,12 +107,17 @@ void KServeService::add_to(MethodTable& methods, std::size_t max_message_bytes) 
       std::make_unique<ProbeHandler>([this](Call& call, std::string_view message) {
         const Result<NameAndVersion> wanted = decode_name_and_version(message);
         if (!wanted) return call.fail(wanted.error());
-        const HealthTable& table = health_.get();
-        const auto found = table.find(wanted->name);
-        if (found == table.end()) return call.fail(Status::not_found("unknown service"));
-        respond_number(call, found->second ? 1 : 2);  // SERVING, NOT_SERVING
+        const ServingStatus status = serving_status(health_.get(), wanted->name);
+        if (status == ServingStatus::kServiceUnknown) {
+          return call.fail(Status::not_found("unknown service"));
+        }
+        respond_number(call, static_cast<uint32_t>(status));
       }),
       kProbeBytes);
+  auto watch = std::make_unique<HealthWatch>(calls_, state_.health);
+  health_watch_ = watch.get();
+  add("/grpc.health.v1.Health/Watch", std::move(watch), HealthWatch::kMaxRequestBytes,
+      MethodKind::kServerStreaming);
 }
 
 Request* KServeService::allocate() {

@@ -23,16 +23,20 @@
 
 namespace headrace {
 
+class HealthWatch;
+
 class KServeService final : public Completion, public EventLoop::Inbox, public EventLoop::TurnEnd {
  public:
   KServeService(EventLoop& loop, CallSet& calls, ServerState& state);
   ~KServeService() override;
 
-  // Adds its methods (and grpc.health.v1's Check) to the loop's table.
+  // Adds its methods (and grpc.health.v1's) to the loop's table.
   void add_to(MethodTable& methods, std::size_t max_message_bytes);
 
-  // Looks at the newest snapshots, so that this loop lets go of old ones.
+  // Looks at the newest snapshots, so that this loop lets go of old ones and health's watchers are told.
   void refresh();
+  // The server stops: ends the streams that would never end (Health/Watch).
+  void end_watches(const Status& status);
 
   // Requests that have not come back yet, and threads that are still bringing one: at 0 nobody but
   // the loop uses this any more.
@@ -41,7 +45,7 @@ class KServeService final : public Completion, public EventLoop::Inbox, public E
     return requests + completing_.load(std::memory_order_acquire);
   }
   // Calls of its own that are open and may have nothing to do. The loop's thread.
-  std::size_t open_streams() const { return open_streams_; }
+  std::size_t open_streams() const;
   // From the loop's thread, before it serves.
   void start();
 
@@ -74,6 +78,7 @@ class KServeService final : public Completion, public EventLoop::Inbox, public E
   SnapshotReader<HealthTable> health_;
   std::vector<std::unique_ptr<Handler>> handlers_;
   InferStreamHandler* streams_ = nullptr;  // one of handlers_
+  HealthWatch* health_watch_ = nullptr;    // one of handlers_
   std::size_t open_streams_ = 0;
   std::thread::id thread_;
   std::vector<std::unique_ptr<Request>> pool_;

@@ -98,7 +98,7 @@ void Call::open(Stream& stream) {
   prefix_size_ = 0;
   have_message_ = compressed_ = false;
   message_size_ = received_ = 0;
-  credit_ = held_offset_ = 0;
+  credit_ = held_offset_ = delivered_ = 0;
   delivering_ = half_closed_ = end_told_ = false;
   context = nullptr;
 }
@@ -201,6 +201,7 @@ bool Call::authorize() {
 bool Call::reserve(std::size_t bytes) {
   if (set_->budget_.take(bytes)) {
     charged_ += bytes;
+    stream_->charge(bytes);
     return true;
   }
   abort(Status::resource_exhausted(std::string(kBudgetFull)));
@@ -292,9 +293,16 @@ void Call::on_end() {
     return fail(Status::internal("the request ended in the middle of a message"));
   }
   if (!have_message_) return fail(Status::internal("a unary call without a request message"));
+  if (stream_->may_begin()) return begin();
+  state_ = State::kWaiting;
+  stream_->message_complete();
+}
+
+void Call::begin() {
   BufferRef message;
   if (!take_message(message)) return;
   state_ = State::kHandled;
+  stream_->message_complete();
   method_->handler->on_unary(*this, std::move(message));
 }
 
@@ -307,6 +315,7 @@ bool Call::take_message(BufferRef& message) {
       inflate_message(encoding_, message.span(), method_->max_message_bytes, [&](std::size_t more) {
         if (!set_->budget_.take(more)) return false;
         charged_ += more;
+        stream_->charge(more);
         granted += more;
         return true;
       });
@@ -316,7 +325,7 @@ bool Call::take_message(BufferRef& message) {
   }
   message = *std::move(inflated);
   // A streamed message is charged with its size, which its handler releases.
-  release(streams() ? packed + granted - message.size() : packed);
+  give_back(streams() ? packed + granted - message.size() : packed);
   return true;
 }
 
@@ -329,6 +338,8 @@ std::size_t Call::deliver(std::span<const std::byte> bytes) {
     if (!take_message(message)) break;
     have_message_ = false;
     --credit_;
+    delivered_ += message.size();
+    stream_->message_complete();
     method_->handler->on_message(*this, std::move(message));
   }
   delivering_ = false;
@@ -352,7 +363,7 @@ void Call::deliver_held() {
     const std::size_t taken = deliver(std::span<const std::byte>(held_).subspan(held_offset_));
     if (state_ != State::kHandled) return;
     held_offset_ += taken;
-    release(taken);
+    give_back(taken);
     if (held_offset_ == held_.size()) {
       held_ = {};
       held_offset_ = 0;
@@ -368,14 +379,26 @@ void Call::deliver_held() {
 
 void Call::request_messages(std::size_t count) {
   if (state_ != State::kHandled) return;
+  if (credit_ == 0) stream_->restart_body_clock();
   credit_ += std::min(count, SIZE_MAX - credit_);
   deliver_held();
 }
 
 void Call::release(std::size_t bytes) {
+  delivered_ -= std::min(bytes, delivered_);
+  give_back(bytes);
+}
+
+void Call::give_back(std::size_t bytes) {
   bytes = std::min(bytes, charged_);
   charged_ -= bytes;
   set_->budget_.give(bytes);
+  stream_->discharge(bytes);
+}
+
+std::size_t Call::whole_bytes() const {
+  if (state_ == State::kFinished || state_ == State::kReceiving) return 0;
+  return streams() ? delivered_ : charged_;
 }
 
 Encoding Call::set_compression(Encoding encoding) {
@@ -465,6 +488,7 @@ void Call::respond(BufferRef head, std::vector<BodyPiece>& rest, const Metadata*
   if (!packed.ok()) return fail(packed);
   send_headers(initial);
   queue(std::move(head), rest);
+  stream_->body_is_answer();
   send_ok_trailers(trailing);
   finished(StatusCode::kOk);
 }
@@ -503,7 +527,8 @@ void Call::finished(StatusCode code) {
   set_->timers_.cancel(timer_);
   message_.reset();
   held_ = {};
-  set_->budget_.give(std::exchange(charged_, 0));
+  delivered_ = 0;
+  give_back(charged_);
   set_->counters_.finished.add();
   set_->counters_.finished_by_code[static_cast<std::size_t>(code)].add();
   set_->active_.subtract();
@@ -520,6 +545,7 @@ void Call::on_deadline() {
 }
 
 void Call::on_writable() {
+  if (state_ == State::kWaiting) return begin();
   if (state_ == State::kHandled) method_->handler->on_writable(*this);
 }
 

@@ -201,12 +201,14 @@ class Call final : public StreamHandler {
   void on_end() override;
   void on_writable() override;
   bool awaits_body() const override;
+  std::size_t whole_bytes() const override;
   void on_closed(Http2Error error) override;
 
  private:
   friend class CallSet;
-  // kReceiving: of a unary request, the handler has not got it. kHandled: the handler has it.
-  enum class State : uint8_t { kReceiving, kHandled, kFinished };
+  // Of a unary request: kReceiving, the handler has not got it; kWaiting, nor will it before the client
+  // has taken other answers. kHandled: the handler has it.
+  enum class State : uint8_t { kReceiving, kWaiting, kHandled, kFinished };
   struct Field {
     uint32_t name_size;
     uint32_t value_size;
@@ -221,6 +223,9 @@ class Call final : public StreamHandler {
   // Takes what belongs to the current prefix or message from the front. False: the call was ended.
   bool parse(std::span<const std::byte>& bytes);
   bool message_complete() const { return have_message_ && received_ == message_size_; }
+  // Gives the request, which is whole, to its handler.
+  void begin();
+  void give_back(std::size_t bytes);
   // The complete message, inflated. False: the call was ended.
   bool take_message(BufferRef& message);
   // Streamed requests: delivers from `bytes` what credit allows; answers how many it took.
@@ -272,6 +277,7 @@ class Call final : public StreamHandler {
 
   // Streamed requests.
   std::size_t credit_ = 0;
+  std::size_t delivered_ = 0;  // in messages that the handler has not released
   bool delivering_ = false;
   bool half_closed_ = false;     // END_STREAM came
   bool end_told_ = false;        // on_half_close was

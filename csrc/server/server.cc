@@ -21,6 +21,8 @@ namespace {
 // Between the two GOAWAYs: a round trip for requests that were already on their way.
 constexpr Milliseconds kGoawayPause{100};
 constexpr Milliseconds kPoll{2};
+constexpr const char* kStopping =
+    "GRPC server is shutting down and has stopped accepting new requests.";
 // How long an instance that ignores its cancelled batch may hold up stop() past the grace.
 constexpr std::chrono::seconds kReturnPatience{1};
 
@@ -265,7 +267,17 @@ void Server::set_health(const std::string& service, bool serving) {
   if (stopped_) return;
   auto table = std::make_shared<HealthTable>(*state_->health.load());
   (*table)[service] = serving;
+  publish_health(std::move(table));
+}
+
+void Server::publish_health(std::shared_ptr<const HealthTable> table) {
   state_->health.publish(std::move(table));
+  if (!started_) return;
+  // Not waited for: nothing hangs on the old table.
+  for (const std::unique_ptr<Loop>& loop : loops_) {
+    Loop* target = loop.get();
+    target->loop.post([target] { target->service->refresh(); });
+  }
 }
 
 std::size_t Server::active_calls() const {
@@ -298,6 +310,11 @@ bool Server::stop(Nanoseconds grace) {
   }
   shorten_grace(grace);
   set_ready(false);
+  auto health = std::make_shared<HealthTable>(*state_->health.load());
+  for (auto& [service, serving] : *health) serving = false;
+  publish_health(std::move(health));
+  // In a turn of its own: GOAWAY would overtake what the watchers are told.
+  on_every_loop([](Loop& loop) { loop.service->refresh(); });
   on_every_loop([this](Loop& loop) {
     if (&loop == loops_.front().get()) {
       for (const std::unique_ptr<Port>& port : ports_) port->listener->close();
@@ -307,14 +324,16 @@ bool Server::stop(Nanoseconds grace) {
   if (counters().connections_open != 0) {
     std::this_thread::sleep_for(std::min<Nanoseconds>(kGoawayPause, grace));
   }
-  on_every_loop([](Loop& loop) { loop.connections->finish_shutdown(); });
+  on_every_loop([](Loop& loop) {
+    loop.connections->finish_shutdown();
+    loop.service->end_watches(Status::unavailable(kStopping));
+  });
   while (active_calls() != 0 && Clock::now() < grace_end_.load())
     std::this_thread::sleep_for(kPoll);
 
   const bool all_finished = active_calls() == 0;
   on_every_loop([](Loop& loop) {
-    loop.calls.fail_all(Status::unavailable(
-        "GRPC server is shutting down and has stopped accepting new requests."));
+    loop.calls.fail_all(Status::unavailable(kStopping));
     loop.connections->close_all();
   });
   stopped_ = true;

@@ -40,7 +40,7 @@ struct ServerOptions {
   uint32_t io_threads = 1;
   // How long an I/O thread may look for the next call before it sleeps (busy_poll.h); zero: never.
   Nanoseconds busy_poll{0};
-  bool kserve = true;                          // answers ModelInfer, the probes and health Check
+  bool kserve = true;                          // answers ModelInfer, the probes and health
   std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
   // Of received and unanswered messages, over all connections.
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
@@ -87,7 +87,8 @@ class Server {
   // others go on. A listener whose files are no good keeps what it has. Errors: INVALID_ARGUMENT
   // naming each such file and the reason. Blocks on files.
   Status reload_tls();
-  // When the first of the servers' certificates ends, in seconds since 1970; 0 without TLS.
+  // When the first of the servers' certificates ends, in seconds since 1970; 0 without TLS. Any
+  // thread.
   int64_t tls_not_after() const;
 
   // Once: a server that could not start, or has stopped, is done. Errors: UNAVAILABLE naming the
@@ -104,9 +105,10 @@ class Server {
   // Every method and the right it needs. After start().
   std::vector<std::pair<std::string, Right>> rights() const;
   void set_ready(bool ready);
+  // "": the server. Watchers (Health/Watch) are told.
   void set_health(const std::string& service, bool serving);
 
-  // Stops accepting, sends GOAWAY, lets running calls finish within `grace`, ends the rest with
+  // Health turns NOT_SERVING, watchers are told. Then stops accepting, sends GOAWAY, ends the watches, lets running calls finish within `grace`, ends the rest with
   // UNAVAILABLE, joins the I/O threads. True if no call had to be ended. Idempotent.
   bool stop(Nanoseconds grace);
   // While another thread is in stop(): running calls have this long from now, if that is less.
@@ -128,6 +130,7 @@ class Server {
 
   void accept(int fd, std::string peer, const Port& port);
   void on_every_loop(const std::function<void(Loop&)>& function);
+  void publish_health(std::shared_ptr<const HealthTable> table);
   std::size_t active_calls() const;
   // Whether every Request is back. Only when the loops have ended.
   bool requests_returned();

@@ -245,9 +245,12 @@ ConnectionGuard::Step ConnectionGuard::next_ending(TimePoint now) {
 }
 
 Milliseconds ConnectionGuard::streams_interval() const {
-  if (limits_.body_timeout == Milliseconds(0)) return limits_.window_timeout;
-  if (limits_.window_timeout == Milliseconds(0)) return limits_.body_timeout;
-  return std::min(limits_.body_timeout, limits_.window_timeout);
+  Milliseconds least{0};
+  for (const Milliseconds time :
+       {limits_.body_timeout, limits_.first_window_timeout, limits_.window_timeout}) {
+    if (least == Milliseconds(0) || (time != Milliseconds(0) && time < least)) least = time;
+  }
+  return least;
 }
 
 void ConnectionGuard::on_stream_opened(TimePoint now) {

@@ -29,6 +29,9 @@ struct ConnectionLimits {
   uint32_t max_header_list_bytes = 16 * 1024;  // name + value + 32 each (RFC 9113 6.5.2)
   uint32_t max_header_fields = 100;
   uint32_t max_continuations = 8;  // CONTINUATION frames a header block
+  // Of request messages and parts of them that are held at once, a connection; past it the client gets
+  // no more window. One message may be larger. 0: no limit.
+  uint32_t max_received_bytes = 32 << 20;
 
   // Token buckets: `burst` at once, refilled by `rate` a second. An RST_STREAM takes a token of the
   // second, and a stream that ends well gives one back, so that half of all calls may be cancelled.
@@ -50,11 +53,14 @@ struct ConnectionLimits {
   Milliseconds header_timeout{5'000};   // a header block, or any frame but DATA
   // A message that has begun must go on: looked at every `body_timeout`, at least `body_min_rate`
   // bytes a second since the last look. Time in which our own flow control held the client up does
-  // not count.
-  Milliseconds body_timeout{10'000};
+  // not count. Two looks make the end: after twice this time at most.
+  Milliseconds body_timeout{2'000};
   uint32_t body_min_rate = 1024;
-  Milliseconds idle_timeout{900'000};    // without a stream
-  Milliseconds write_timeout{30'000};    // the socket takes not a byte
+  Milliseconds idle_timeout{900'000};  // without a stream
+  Milliseconds write_timeout{30'000};  // the socket takes not a byte
+  // Bytes that wait for a flow-control window which its stream never had: no client that wants an
+  // answer begins with none. Looked at as often as bodies.
+  Milliseconds first_window_timeout{2'000};
   Milliseconds window_timeout{300'000};  // a complete response whose window stays shut
   Milliseconds keepalive_time{60'000};   // of silence, then a PING
   Milliseconds keepalive_timeout{20'000};
@@ -84,23 +90,35 @@ enum class Limit : uint8_t {
   // Streams.
   kHeaderList,
   kConcurrentStreams,
+  // Connections that were held back.
+  kReceivedBytes,
   // Connections that were not taken.
   kConnections,
   kConnectionsPerPeer,
 };
 
-inline constexpr std::size_t kLimitCount = 19;
+inline constexpr std::size_t kLimitCount = 20;
 inline constexpr std::array<std::string_view, kLimitCount> kLimitNames = {
-    "glitches",          "rapid_reset",
-    "continuations",     "header_block_bytes",
+    "glitches",
+    "rapid_reset",
+    "continuations",
+    "header_block_bytes",
     "too_many_pings",  // gRPC clients look for this word in GOAWAY and ping less often
-    "queued_frames",     "preface_timeout",
-    "header_timeout",    "body_timeout",
-    "window_timeout",    "write_timeout",
-    "keepalive_timeout", "idle",
-    "max_age",           "max_age_grace",
-    "header_list",       "concurrent_streams",
-    "max_connections",   "max_connections_per_peer",
+    "queued_frames",
+    "preface_timeout",
+    "header_timeout",
+    "body_timeout",
+    "window_timeout",
+    "write_timeout",
+    "keepalive_timeout",
+    "idle",
+    "max_age",
+    "max_age_grace",
+    "header_list",
+    "concurrent_streams",
+    "received_bytes",
+    "max_connections",
+    "max_connections_per_peer",
 };
 
 constexpr std::string_view name_of(Limit limit) {

@@ -135,17 +135,22 @@ struct Http2Callbacks {
   }
 
   static int on_data_chunk(nghttp2_session* session, uint8_t, int32_t id, const uint8_t* data,
-                           size_t size, void*) {
+                           size_t size, void* user) {
     Stream* stream = find(session, id);
-    if (stream == nullptr || !stream->window_held_) {
-      // Messages are bounded one by one above (rpc), so the windows are re-opened at once.
+    if (stream == nullptr) {
+      nghttp2_session_consume(session, id, size);
+      return 0;
+    }
+    stream->received_ += size;
+    stream->handler_->on_data({reinterpret_cast<const std::byte*>(data), size});
+    // Messages are bounded one by one above (rpc) and together by the receive budget: within it the
+    // windows are re-opened at once.
+    if (self(user).over_) {
+      self(user).on_received(*stream, size);
+    } else if (!stream->window_held_) {
       nghttp2_session_consume(session, id, size);
     } else {
       nghttp2_session_consume_connection(session, size);
-    }
-    if (stream != nullptr) {
-      stream->received_ += size;
-      stream->handler_->on_data({reinterpret_cast<const std::byte*>(data), size});
     }
     return 0;
   }
@@ -245,9 +250,11 @@ struct Http2Callbacks {
 
  private:
   static void advance_body(Http2Connection& connection, Stream& stream, std::size_t n) {
+    stream.body_sent_ = true;
     stream.body_offset_ += n;
     stream.unsent_ -= n;
     connection.unsent_ -= n;
+    if (stream.answer_) connection.unsent_answers_ -= n;
     if (stream.body_offset_ == stream.body_.front().bytes.size()) {
       stream.body_.pop();
       stream.body_offset_ = 0;
@@ -353,20 +360,25 @@ void Http2Connection::close_stream(Stream& stream, Http2Error error) {
   guard_.on_stream_closed(error == Http2Error::kNoError && stream.peer_ended_, now_);
   stream.header_bytes_ = stream.header_fields_ = 0;
   stream.received_ = stream.received_at_check_ = stream.unsent_at_check_ = 0;
-  stream.awaited_at_check_ = false;
-  stream.unsent_since_ = kNever;
+  stream.awaited_at_check_ = stream.body_sent_ = false;
+  stream.withheld_ = 0;
+  grown_ -= std::exchange(stream.grown_, 0);
+  stream.unsent_since_ = stream.shut_since_ = kNever;
   stream.headers_too_large_ = stream.peer_ended_ = stream.deferred_ = false;
   stream.trailers_ready_ = stream.window_held_ = false;
   if (stream.wants_writable_) {
     stream.wants_writable_ = false;
     std::erase(waiting_, &stream);
   }
+  if (std::exchange(stream.waits_to_begin_, false)) std::erase(beginners_, &stream);
   unsent_ -= stream.unsent_;
+  if (std::exchange(stream.answer_, false)) unsent_answers_ -= stream.unsent_;
   stream.body_.clear();
   stream.body_offset_ = stream.unsent_ = 0;
   stream.trailers_.clear();
   free_.push_back(&stream);
   --open_streams_;
+  if (over_) settle_received();
 }
 
 bool Http2Connection::feed(std::span<const std::byte> bytes) {
@@ -400,6 +412,7 @@ bool Http2Connection::drain(OutputQueue& output) {
   }
   output_ = nullptr;
   if (!waiting_.empty()) tell_writable();
+  if (!beginners_.empty()) begin_requests();
   return !broken_;
 }
 
@@ -439,6 +452,17 @@ void Http2Connection::tell_writable() {
   // No stream closes here: that is only in the library's callbacks. The first may fill the connection's
   // share again; the others then ask writable() and wait anew.
   for (Stream* stream : ready) stream->handler_->on_writable();
+}
+
+// As tell_writable(): none closes here. Their answers may come at once, and then fill the share again.
+void Http2Connection::begin_requests() {
+  std::size_t begun = 0;
+  while (begun < beginners_.size() && unsent_answers_ < options_.max_unsent_answers) {
+    Stream* stream = beginners_[begun++];
+    stream->waits_to_begin_ = false;
+    stream->handler_->on_writable();
+  }
+  beginners_.erase(beginners_.begin(), beginners_.begin() + static_cast<std::ptrdiff_t>(begun));
 }
 
 bool Http2Connection::finished() const {
@@ -520,22 +544,21 @@ bool Stream::writable() {
 
 void Stream::drop_body() {
   connection_->unsent_ -= unsent_;
+  if (answer_) connection_->unsent_answers_ -= unsent_;
   unsent_ = body_offset_ = 0;
   body_.clear();
 }
 
-void Stream::consume(std::size_t bytes) {
-  nghttp2_session_consume_stream(connection_->session_, id_, bytes);
-  connection_->wake();
+void Stream::body_is_answer() {
+  answer_ = true;
+  connection_->unsent_answers_ += unsent_;
 }
 
-void Stream::grow_window(std::size_t bytes) {
-  const auto size = static_cast<int32_t>(std::min<std::size_t>(bytes, INT32_MAX));
-  if (nghttp2_session_get_stream_effective_local_window_size(connection_->session_, id_) >= size) {
-    return;
-  }
-  nghttp2_session_set_local_window_size(connection_->session_, NGHTTP2_FLAG_NONE, id_, size);
-  connection_->wake();
+bool Stream::may_begin() {
+  if (connection_->unsent_answers_ < connection_->options_.max_unsent_answers) return true;
+  waits_to_begin_ = true;
+  connection_->beginners_.push_back(this);
+  return false;
 }
 
 void Stream::reset(Http2Error error) {

@@ -43,6 +43,8 @@ struct Http2Options {
   // one stream holds 1 MiB and the message that was being queued.
   std::size_t max_stream_queued_bytes = 768 * 1024;
   std::size_t max_connection_queued_bytes = 8 << 20;
+  // Of whole answers on all streams: where Stream::may_begin() becomes false.
+  std::size_t max_unsent_answers = 1 << 20;
 };
 
 class Http2Connection {
@@ -103,6 +105,13 @@ class Http2Connection {
   void send_settings(OutputQueue& output);
   bool may_write(const Stream& stream, std::size_t share) const;
   void tell_writable();
+  void begin_requests();
+  // http2_receive.cc. While over_: what came, and what a stream's handler has consumed.
+  void on_received(Stream& stream, std::size_t bytes);
+  void open_window(Stream& stream, std::size_t bytes);
+  void give_window(Stream& stream);
+  // After anything that may change over_, full_ or preferred_.
+  void settle_received();
   // http2_limits.cc.
   void count(Limit limit) {
     if (limit_counters != nullptr) limit_counters->add(limit);
@@ -115,6 +124,7 @@ class Http2Connection {
   bool take(const ConnectionGuard::Step& step);
   void check_streams();
   bool body_stalls(Stream& stream);
+  bool first_window_stalls(Stream& stream);
   bool window_stalls(Stream& stream);
 
   const Http2Options options_;
@@ -135,6 +145,15 @@ class Http2Connection {
   int32_t skipped_last_ = -1;
   std::size_t open_streams_ = 0;
   std::size_t unsent_ = 0;
+  std::size_t unsent_answers_ = 0;  // of unsent_, on streams with answer_
+  // The receive budget.
+  std::size_t held_ = 0;                          // charged by streams
+  std::size_t grown_ = 0;                         // what grow_window() added to open streams
+  bool over_ = false;                             // held_ is at the budget or over it
+  bool full_ = false;                             // whole messages alone are
+  std::size_t withheld_ = 0;                      // of the connection's window
+  Stream* preferred_ = nullptr;                   // whose message may go on while over_
+  std::vector<Stream*> beginners_;                // may_begin() was false; in that order
   std::vector<Stream*> waiting_;                  // for on_writable; those with wants_writable_
   std::vector<std::unique_ptr<Stream>> streams_;  // all ever made; idle ones are in free_
   std::vector<Stream*> free_;

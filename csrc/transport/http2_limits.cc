@@ -86,7 +86,7 @@ bool Http2Connection::take(const ConnectionGuard::Step& step) {
   return !broken_;
 }
 
-// Every `body_timeout` or so: slow bodies and shut windows. A stream is looked at twice before it is
+// Every `body_timeout` or less: slow bodies and shut windows. A stream is looked at twice before it is
 // blamed, so that one which has just begun is not.
 void Http2Connection::check_streams() {
   const Milliseconds interval = options_.limits.body_timeout;
@@ -97,7 +97,7 @@ void Http2Connection::check_streams() {
   for (const std::unique_ptr<Stream>& stream : streams_) {
     if (stream->handler_ == nullptr) continue;
     const bool body = bodies && body_stalls(*stream);
-    const bool window = window_stalls(*stream);
+    const bool window = first_window_stalls(*stream) || window_stalls(*stream);
     if (!body && !window) continue;
     limit = body ? Limit::kBodyTime : Limit::kWindowTime;
     stalled.push_back(stream.get());
@@ -123,6 +123,19 @@ bool Http2Connection::body_stalls(Stream& stream) {
   // Held up by us?
   return nghttp2_session_get_stream_local_window_size(session_, stream.id_) > 0 &&
          nghttp2_session_get_local_window_size(session_) > 0;
+}
+
+// Seen at two looks at least, `first_window_timeout` apart.
+bool Http2Connection::first_window_stalls(Stream& stream) {
+  const Milliseconds timeout = options_.limits.first_window_timeout;
+  const bool shut = timeout != Milliseconds(0) && stream.unsent_ != 0 && !stream.body_sent_ &&
+                    nghttp2_session_get_stream_remote_window_size(session_, stream.id_) <= 0;
+  if (!shut) {
+    stream.shut_since_ = kNever;
+    return false;
+  }
+  if (stream.shut_since_ == kNever) stream.shut_since_ = now_;
+  return now_ - stream.shut_since_ >= timeout;
 }
 
 bool Http2Connection::window_stalls(Stream& stream) {

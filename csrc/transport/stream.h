@@ -7,9 +7,9 @@
 //
 // Flow control. Bytes that on_data() delivers open the stream's window again at once, unless the handler
 // asked to hold it: then they do when it says consume(), so that the client can be at most a window ahead.
-// The connection's window always opens at once: a stream that nobody reads must not stop the others, and what
-// one connection can make the server hold is bounded by streams x their window (and above by the receive
-// budget). In the other direction writable() says whether more of the body may be queued.
+// The connection's window opens at once while its receive budget has room: a stream that nobody reads must
+// not stop the others. What messages hold is charged to that budget (http2_receive.cc). In the other
+// direction writable() says whether more of the body may be queued.
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
@@ -93,6 +93,21 @@ class Stream {
   // The handler is done with so many of the held bytes. What a stream has not consumed when it closes needs
   // no call.
   void consume(std::size_t bytes);
+  // Memory of request messages that the handler holds, in parts or whole, from when to when: it counts
+  // against the connection's receive budget. All of it is discharged before on_closed() returns.
+  void charge(std::size_t bytes);
+  void discharge(std::size_t bytes);
+  // StreamHandler::whole_bytes() has grown.
+  void message_complete();
+  // The queued body is all there will be, one message: clients take it without asking for it, unlike
+  // the messages of a stream, which may rest for as long as they like.
+  void body_is_answer();
+  // Whether to begin with a request that is whole: false while the client has too many answers to take
+  // (Http2Options::max_unsent_answers). Then on_writable() comes when it has taken some.
+  bool may_begin();
+
+  // The client could not send until now: what it owes counts from here (ConnectionLimits::body_timeout).
+  void restart_body_clock() { awaited_at_check_ = false; }
   // Lets the client send this much ahead from now on (it never shrinks). For a body whose size is known.
   void grow_window(std::size_t bytes);
 
@@ -109,7 +124,11 @@ class Stream {
   bool deferred_ = false;  // nghttp2 waits for resume_data
   bool trailers_ready_ = false;
   bool window_held_ = false;
+  bool answer_ = false;          // body_is_answer()
   bool wants_writable_ = false;  // it is in the connection's waiting_
+  bool waits_to_begin_ = false;  // in its beginners_
+  std::size_t withheld_ = 0;     // of its window, for the receive budget
+  std::size_t grown_ = 0;        // what grow_window() added
   Fifo<BodyPiece> body_;
   std::size_t body_offset_ = 0;  // into body_.front()
   std::size_t unsent_ = 0;
@@ -121,6 +140,8 @@ class Stream {
   bool awaited_at_check_ = false;
   std::size_t unsent_at_check_ = 0;
   TimePoint unsent_since_ = kNever;
+  bool body_sent_ = false;  // any of it
+  TimePoint shut_since_ = kNever;
 };
 
 class StreamHandler {
@@ -133,10 +154,12 @@ class StreamHandler {
   virtual void on_data(std::span<const std::byte> bytes) = 0;
   // The client half-closed.
   virtual void on_end() = 0;
-  // Stream::writable() was false and would be true now. Not from within another callback.
+  // Stream::writable() or may_begin() was false and would be true now. Not from within another callback.
   virtual void on_writable() {}
   // Whether the client owes bytes now: the rest of a message that has begun.
   virtual bool awaits_body() const { return false; }
+  // Of the bytes that it has charged, those of messages that the client need not add to.
+  virtual std::size_t whole_bytes() const { return 0; }
   // The stream is gone: finished, reset by either side, or its connection was lost.
   virtual void on_closed(Http2Error error) = 0;
 };

@@ -188,13 +188,16 @@ class ServerOptions:
         max_concurrent_calls: int = 0,
         kserve: bool = True,
         busy_poll_s: float = 0.0,
+        response_compression: int = 0,
     ) -> None:
         """port 0: any free one. host "": none but add_listener()'s. io_threads 0: planned.
         max_message_bytes 0: 2 GiB - 1 for ModelInfer, 4 MiB for other methods. limits: those that
         differ from default_limits(). on_service_thread is called first on each service thread, with
         its number. max_concurrent_calls: of the methods on "service" and "events"; more are
         refused; 0: no limit. kserve: serves inference. busy_poll_s: how long an I/O thread may look
-        for the next call before it sleeps; nothing on a single core."""
+        for the next call before it sleeps; nothing on a single core. response_compression: of
+        responses whose call does not choose, as grpc.Compression: 0 (none), 1 (deflate) or 2
+        (gzip)."""
 
 @final
 class TlsOptions:

@@ -49,6 +49,8 @@ _REFLECTION = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",
 )
+# As grpc.Compression.
+_COMPRESSION = {"none": 0, "deflate": 1, "gzip": 2}
 
 Infer = Callable[[dict[str, Any]], Mapping[str, Any]]
 
@@ -72,6 +74,7 @@ class Server:
             max_message_bytes=self.config.max_message_bytes,
             limits=self.config.limits.as_dict(),
             service_threads=self.config.service_threads,
+            response_compression=_COMPRESSION[self.config.response_compression],
         )
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
@@ -328,6 +331,11 @@ class Server:
         """[(method, right it needs)], after start()."""
         return self._core.rights()
 
+    @property
+    def tls_not_after(self) -> int:
+        """When the first certificate in use ends, in seconds since 1970; 0 without TLS."""
+        return self._core.tls_not_after
+
     def statistics(self) -> dict[str, Any]:
         """The core's connection and call counters."""
         return self._core.statistics()
@@ -382,6 +390,9 @@ class _Readings:
 
     def server(self) -> Mapping[str, Any]:
         return self._server.statistics()
+
+    def tls_not_after(self) -> int:
+        return self._server.tls_not_after
 
     def ready(self) -> bool:
         return self._server.ready

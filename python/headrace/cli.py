@@ -216,6 +216,19 @@ def serve(
     max_message_bytes: Annotated[
         OptionalInt, typer.Option(help="Largest request; 0 = gRPC's limit. [default: 0]")
     ] = None,
+    response_compression: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="none, gzip or deflate: responses to clients that accept it. [default: none]"
+        ),
+    ] = None,
+    grpc_infer_response_compression_level: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="Triton's name: none, or low, medium or high, which are --response-compression "
+            "gzip."
+        ),
+    ] = None,
     service_threads: Annotated[
         OptionalInt,
         typer.Option(help="For gRPC services of your own. [default: 32]"),
@@ -250,6 +263,7 @@ def serve(
     path = given.pop("config")
     given["id"] = given.pop("server_id")
     _apply_triton_tls(given)
+    _apply_triton_compression(given)
     if given.pop("metrics") is False:
         given["metrics_port"] = -1
     values: dict[str, Any] = read_config_file(path) if path is not None else {}
@@ -475,6 +489,23 @@ def _apply_triton_tls(given: dict[str, Any]) -> None:
         raise InvalidArgumentError("--grpc-use-ssl needs --grpc-server-cert and --grpc-server-key")
     if given["tls_client_auth"] is None:
         given["tls_client_auth"] = "require" if mutual else "none"
+
+
+_COMPRESSION_LEVELS = {"none": "none", "low": "gzip", "medium": "gzip", "high": "gzip"}
+
+
+def _apply_triton_compression(given: dict[str, Any]) -> None:
+    """Triton's --grpc-infer-response-compression-level. Its levels choose how hard gzip works; ours
+    always takes its fastest level, since it runs on the threads that own connections."""
+    level = given.pop("grpc_infer_response_compression_level")
+    if level is None or given["response_compression"] is not None:
+        return
+    if level not in _COMPRESSION_LEVELS:
+        raise InvalidArgumentError(
+            f"--grpc-infer-response-compression-level is '{level}'; it must be one of "
+            f"{', '.join(_COMPRESSION_LEVELS)}"
+        )
+    given["response_compression"] = _COMPRESSION_LEVELS[level]
 
 
 _SWITCHES = (

@@ -23,6 +23,7 @@ __all__ = [
     "LogFormat",
     "LogLevel",
     "OnnxEngine",
+    "ResponseCompression",
     "ServerConfig",
     "read_config_file",
 ]
@@ -32,6 +33,7 @@ LogFormat = Literal["text", "json"]
 LogLevel = Literal["debug", "info", "warning", "error"]
 ClientAuth = Literal["auto", "none", "request", "require"]
 OnnxEngine = Literal["auto", "openvino", "onnxruntime"]
+ResponseCompression = Literal["none", "gzip", "deflate"]
 
 _CHOICES: dict[str, tuple[str, ...]] = {
     "model_control_mode": ("none", "explicit", "poll"),
@@ -39,6 +41,7 @@ _CHOICES: dict[str, tuple[str, ...]] = {
     "log_level": ("debug", "info", "warning", "error"),
     "onnx_engine": ("auto", "openvino", "onnxruntime"),
     "tls_client_auth": ("auto", "none", "request", "require"),
+    "response_compression": ("none", "gzip", "deflate"),
 }
 
 
@@ -78,6 +81,7 @@ class ServerConfig:
     busy_poll_us: int = 100
     cores: int = 0  # cores to divide over model instances; 0 = all this process may use
     max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods
+    response_compression: ResponseCompression = "none"  # for clients that accept it
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
     service_threads: int = 32  # for the handlers of gRPC services of your own, and reflection
     reflection: bool = True  # server reflection, where grpcio-reflection is installed

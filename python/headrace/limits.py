@@ -33,6 +33,7 @@ class ConnectionLimits:
     max_header_list_bytes: int = 16384
     max_header_fields: int = 100
     max_continuations: int = 8
+    max_received_bytes: int = 32 << 20
     glitch_burst: int = 10000
     glitch_rate: int = 330
     reset_burst: int = 1000
@@ -43,10 +44,11 @@ class ConnectionLimits:
     permit_keepalive_without_calls: bool = False
     preface_timeout_s: float = 5.0
     header_timeout_s: float = 5.0
-    body_timeout_s: float = 10.0
+    body_timeout_s: float = 2.0
     body_min_rate: int = 1024
     idle_timeout_s: float = 900.0
     write_timeout_s: float = 30.0
+    first_window_timeout_s: float = 2.0
     window_timeout_s: float = 300.0
     keepalive_time_s: float = 60.0
     keepalive_timeout_s: float = 20.0

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import datetime
+import queue
 import re
 import signal
 import socket
@@ -10,6 +12,7 @@ import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import grpc
 import numpy as np
@@ -17,7 +20,7 @@ import pytest
 import tritonclient.grpc as triton
 import trustme
 from cryptography import x509
-from harness import Server, eventually, tensor, write_identity
+from harness import Server, eventually, infer_request, raw_input, tensor, write_identity
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 from tritonclient.utils import InferenceServerException
 
@@ -36,9 +39,11 @@ class Files:
         self.cert, self.key = folder / "server.pem", folder / "server.key"
         self.issue()
 
-    def issue(self, ca: trustme.CA | None = None) -> None:
+    def issue(
+        self, ca: trustme.CA | None = None, not_after: datetime.datetime | None = None
+    ) -> None:
         """A new certificate for the server, in the same files."""
-        made = (ca or self.ca).issue_cert("localhost", "127.0.0.1")
+        made = (ca or self.ca).issue_cert("localhost", "127.0.0.1", not_after=not_after)
         for path, content in (
             (self.cert, b"".join(blob.bytes() for blob in made.cert_chain_pems)),
             (self.key, made.private_key_pem.bytes()),
@@ -92,8 +97,8 @@ def refused(address: str, credentials: grpc.ChannelCredentials | None = None) ->
     assert error.value.code() == grpc.StatusCode.UNAVAILABLE
 
 
-def serial_shown(server: Server) -> int:
-    """Of the certificate a new connection is shown."""
+def certificate_shown(server: Server) -> x509.Certificate:
+    """To a new connection."""
     context = ssl.create_default_context()
     context.check_hostname = False
     context.verify_mode = ssl.CERT_NONE
@@ -104,7 +109,11 @@ def serial_shown(server: Server) -> int:
     ):
         certificate = sealed.getpeercert(binary_form=True)
     assert certificate is not None
-    return x509.load_der_x509_certificate(certificate).serial_number
+    return x509.load_der_x509_certificate(certificate)
+
+
+def serial_shown(server: Server) -> int:
+    return certificate_shown(server).serial_number
 
 
 def secured(start: Start, *options: str) -> Server:
@@ -225,6 +234,72 @@ def test_a_reload_drops_no_call(start: Start, repository: Path, files: Files) ->
         done.set()
         thread.join()
     assert not failures
+
+
+def not_after(server: Server) -> float:
+    """Of the certificate that a new connection is shown."""
+    shown = certificate_shown(server).not_valid_after_utc
+    return shown.timestamp()
+
+
+def test_when_the_certificate_ends_is_a_metric(start: Start, files: Files) -> None:
+    name = "headrace_tls_certificate_not_after_seconds"
+    soon = datetime.datetime(2037, 5, 6, 7, 8, 9, tzinfo=datetime.timezone.utc)
+    files.issue(not_after=soon)
+    server = secured(start, *files.options, "--tls-reload-secs", "0")
+    assert server.metric(name) == soon.timestamp() == not_after(server)
+    later = soon.replace(year=2038)
+    files.issue(not_after=later)
+    server.process.send_signal(signal.SIGHUP)
+    eventually(lambda: server.metric(name) == later.timestamp(), "the new one's end")
+
+
+def test_no_certificate_no_metric(server: Server) -> None:
+    assert "headrace_tls_certificate_not_after" not in server.metrics_text()
+
+
+def test_a_stream_outlives_a_reload(start: Start, repository: Path, files: Files) -> None:
+    """With client certificates: the stream goes on as it was, though its authority is gone."""
+    write_identity(repository, "identity", "INT32")
+    server = secured(
+        start, *files.options, "--tls-client-ca", str(files.ca_path), "--tls-reload-secs", "0"
+    )
+    address = f"localhost:{server.port}"
+    client = files.ca.issue_cert("client.example")
+    requests: queue.Queue[object] = queue.Queue()
+
+    def exchange(answers: Iterator[Any], number: int) -> None:
+        requests.put(
+            infer_request(
+                "identity",
+                id=str(number),
+                inputs=[raw_input("X", "INT32", [1, 4])],
+                raw_input_contents=[ONE.tobytes()],
+            )
+        )
+        answer = next(answers)
+        assert (answer.error_message, answer.infer_response.id) == ("", str(number))
+
+    with stub(address, files.trust(client)) as calls:
+        stream = calls.ModelStreamInfer(iter(requests.get, None), timeout=100)
+        exchange(stream, 1)
+        other = trustme.CA()
+        before = serial_shown(server)
+        other.cert_pem.write_to_path(files.ca_path)
+        files.issue(other)
+        server.process.send_signal(signal.SIGHUP)
+        eventually(lambda: serial_shown(server) != before, "read again")
+        exchange(stream, 2)
+        refused(address, files.trust(client))
+        both = grpc.ssl_channel_credentials(
+            other.cert_pem.bytes(),
+            client.private_key_pem.bytes(),
+            client.cert_chain_pems[0].bytes(),
+        )
+        refused(address, both)  # it trusts the new one, which does not trust it
+        exchange(stream, 3)
+        requests.put(None)
+        assert list(stream) == []
 
 
 def test_sighup_alone(start: Start, files: Files) -> None:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import gzip
 import random
 import socket
 import struct
+from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -13,8 +16,10 @@ import h2.connection
 import h2.events
 import numpy as np
 import pytest
+from conformance.wire import Connection
 from grpc_health.v1 import health_pb2, health_pb2_grpc
-from harness import Server, eventually, infer_request, raw_input, tensor
+from harness import Server, eventually, infer_request, raw_input, tensor, write_identity
+from tritonclient.grpc import service_pb2
 
 SERVICE = "/inference.GRPCInferenceService/"
 METHODS = [
@@ -72,6 +77,65 @@ def test_health(server: Server) -> None:
     with pytest.raises(grpc.RpcError) as error:
         health.Check(health_pb2.HealthCheckRequest(service="no.such.Service"))
     assert error.value.code() == grpc.StatusCode.NOT_FOUND
+
+
+def test_health_watch(start: Callable[..., Server], repository: Path) -> None:
+    write_identity(repository, "m", "INT32")
+    # Not strict: else the server is not ready for a moment while it loads.
+    server = start("--model-control-mode=explicit", "--load-model=m", "--no-strict-readiness")
+    status = health_pb2.HealthCheckResponse
+    stub = health_pb2_grpc.HealthStub(server.channel)
+    watch = {name: stub.Watch(health_pb2.HealthCheckRequest(service=name)) for name in ("", "m")}
+    unknown = stub.Watch(health_pb2.HealthCheckRequest(service="no.such.Service"))
+    assert next(watch[""]).status == status.SERVING
+    assert next(watch["m"]).status == status.SERVING
+    assert next(unknown).status == status.SERVICE_UNKNOWN
+    server.client.unload_model("m")
+    assert next(watch["m"]).status == status.NOT_SERVING
+    assert server.client.is_server_live()
+    server.client.load_model("m")
+    assert next(watch["m"]).status == status.SERVING
+    server.terminate()
+    for calls in watch.values():
+        assert next(calls).status == status.NOT_SERVING
+    for calls in (*watch.values(), unknown):
+        with pytest.raises(grpc.RpcError) as error:
+            next(calls)
+        assert error.value.code() == grpc.StatusCode.UNAVAILABLE
+    assert server.process.wait(timeout=60) == 0
+
+
+def test_response_compression(start: Callable[..., Server], repository: Path) -> None:
+    write_identity(repository, "m", "INT32")
+    server = start("--response-compression", "gzip")
+    zeros = np.zeros((1, 10000), np.int32)
+    request = infer_request(
+        "m",
+        inputs=[raw_input("X", "INT32", [1, 10000])],
+        raw_input_contents=[zeros.tobytes()],
+    ).SerializeToString()
+    with Connection(server.port) as raw:
+        for accepted, encoding in (
+            ("identity, deflate, gzip", "gzip"),
+            ("gzip", "gzip"),
+            ("identity,deflate", None),
+            ("", None),
+            (None, None),
+        ):
+            extra = [] if accepted is None else [("grpc-accept-encoding", accepted)]
+            answer = raw.call(SERVICE + "ModelInfer", request, extra)
+            assert (answer.status, answer.get("grpc-encoding")) == (0, encoding), accepted
+            (body,) = answer.messages
+            assert answer.body[0] == (encoding is not None)
+            assert (len(body) < 5000) == (encoding is not None)
+            content = gzip.decompress(body) if encoding else body
+            assert zeros.tobytes() in content
+    # Clients that accept it do not notice, and those that stream have it too.
+    assert np.array_equal(server.infer("m", zeros), zeros)
+    (streamed,) = server.stub.ModelStreamInfer(
+        iter([service_pb2.ModelInferRequest.FromString(request)])
+    )
+    assert streamed.infer_response.raw_output_contents == [zeros.tobytes()]
 
 
 def test_unknown_methods(server: Server) -> None:

@@ -53,6 +53,8 @@ class WatchedStream final : public StreamHandler {
     FUZZ_CHECK(headers_ended_ && !closed);
     to_.on_writable();
   }
+  bool awaits_body() const override { return to_.awaits_body(); }
+  std::size_t whole_bytes() const override { return to_.whole_bytes(); }
   void on_closed(Http2Error error) override {
     FUZZ_CHECK(!closed);
     closed = true;

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from headrace.app import Server
-from headrace.cli import _apply_triton_tls, _translate, main
+from headrace.cli import _apply_triton_compression, _apply_triton_tls, _translate, main
 from headrace.config import ServerConfig
 from headrace.errors import InvalidArgumentError
 
@@ -137,6 +137,24 @@ def test_tritons_spelling_of_switches() -> None:
     assert _translate(
         ["serve", "--strict-readiness=false", "--exit-on-error=TRUE", "--id=true"]
     ) == [*("serve", "--no-strict-readiness", "--exit-on-error", "--id=true")]
+
+
+def test_tritons_level_of_compression() -> None:
+    def applied(level: str | None, ours: str | None = None) -> object:
+        values = {
+            "grpc_infer_response_compression_level": level,
+            "response_compression": ours,
+        }
+        _apply_triton_compression(values)
+        assert list(values) == ["response_compression"]
+        return values["response_compression"]
+
+    assert applied(None) is None
+    assert applied("none") == "none"
+    assert [applied(level) for level in ("low", "medium", "high")] == ["gzip"] * 3
+    assert applied("high", "deflate") == "deflate"
+    with pytest.raises(InvalidArgumentError, match="must be one of none, low, medium, high"):
+        applied("gzip")
 
 
 def test_triton_switches_of_tls() -> None:

@@ -55,6 +55,9 @@ class Source(Protocol):
     def server(self) -> Mapping[str, Any]:
         """As Server.statistics() answers."""
 
+    def tls_not_after(self) -> int:
+        """Seconds since 1970; 0 without TLS."""
+
     def ready(self) -> bool: ...
 
 
@@ -237,6 +240,12 @@ class _Collector:
         yield handshakes
         for name, key, text in _SERVER_GAUGES:
             yield GaugeMetricFamily(name, text, value=values[key])
+        if not_after := self._source.tls_not_after():
+            yield GaugeMetricFamily(
+                "headrace_tls_certificate_not_after_seconds",
+                "When the first of the server's certificates in use ends, in seconds since 1970",
+                value=not_after,
+            )
         yield GaugeMetricFamily(
             "headrace_ready", "1 when ServerReady answers true", value=int(self._source.ready())
         )

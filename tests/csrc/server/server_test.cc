@@ -214,6 +214,41 @@ TEST_CASE("stop() with time lets running calls finish") {
   CHECK(version->in_flight() == 0);
 }
 
+TEST_CASE("stop() tells health's watchers first, and does not wait for them") {
+  Server server(loopback());
+  REQUIRE(server.start().ok());
+  server.set_health("", true);
+  server.set_health("m", false);
+  GrpcClient client(server.port());
+  const std::string watch = "/grpc.health.v1.Health/Watch";
+  const int32_t all = client.begin(watch, "");
+  const int32_t model = client.begin(watch, testing::field(1, "m"));
+  const auto told = [&](int32_t id) {
+    std::string statuses;
+    for (const auto& message : client.session.reply(id).messages()) {
+      statuses += static_cast<char>('0' + message.text.at(1));
+    }
+    return statuses;
+  };
+  const auto hear = [&](int32_t id, const std::string& statuses) {
+    while (told(id) != statuses && client.receive()) {
+    }
+    CHECK(told(id) == statuses);
+  };
+  hear(all, "1");
+  hear(model, "2");
+  server.set_health("m", true);
+  hear(model, "21");
+  auto stopped = std::async(std::launch::async, [&] { return server.stop(600s); });
+  while (client.session.goaways.empty()) REQUIRE(client.receive());
+  CHECK(told(all) == "12");
+  CHECK(told(model) == "212");
+  CHECK(client.wait(all).status() == code(StatusCode::kUnavailable));
+  CHECK(client.wait(model).status() == code(StatusCode::kUnavailable));
+  CHECK(stopped.get());
+  check_accounts(server.counters());
+}
+
 TEST_CASE("stop() without time ends running calls with UNAVAILABLE, and nobody hangs") {
   Reaper reaper;
   Gate gate;

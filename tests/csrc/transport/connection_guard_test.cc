@@ -61,7 +61,8 @@ ConnectionLimits untimed() {
   for (auto time : {&ConnectionLimits::preface_timeout, &ConnectionLimits::header_timeout,
                     &ConnectionLimits::body_timeout, &ConnectionLimits::idle_timeout,
                     &ConnectionLimits::write_timeout, &ConnectionLimits::window_timeout,
-                    &ConnectionLimits::keepalive_time, &ConnectionLimits::max_age}) {
+                    &ConnectionLimits::first_window_timeout, &ConnectionLimits::keepalive_time,
+                    &ConnectionLimits::max_age}) {
     limits.*time = 0ms;
   }
   return limits;

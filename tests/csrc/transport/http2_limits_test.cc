@@ -317,21 +317,21 @@ TEST_CASE("a body that stands still: its stream is reset, or the connection ends
   const int32_t good = to.wire.client.open("/t/M");
   to.wire.client.send(good, grpc_message(pattern(100'000)).substr(0, 20'000));
   CHECK(to.wire.pump());
-  CHECK(to.at(10s));  // seen
+  CHECK(to.at(2s));  // seen
   to.wire.client.send(slow, "x");
-  to.wire.client.send(good, pattern(10'240));
+  to.wire.client.send(good, pattern(2048));
   CHECK(to.wire.pump());
-  CHECK(to.at(20s - 1ms));
+  CHECK(to.at(4s - 1ms));
   CHECK_FALSE(to.wire.client.reply(slow).closed);
-  CHECK(to.at(20s));
+  CHECK(to.at(4s));
   CHECK(to.wire.pump());
   CHECK(to.wire.client.reply(slow).reset == kCalm);
   CHECK_FALSE(to.wire.client.reply(good).closed);
   CHECK(to.counters.read(Limit::kBodyTime) == 1);
   // One byte too few.
-  to.wire.client.send(good, pattern(10'239));
+  to.wire.client.send(good, pattern(2047));
   CHECK(to.wire.pump());
-  CHECK_FALSE(to.at(30s));
+  CHECK_FALSE(to.at(6s));
   CHECK_FALSE(to.wire.pump());
   CHECK(to.wire.client.goaways.back().error == kCalm);
 }
@@ -370,6 +370,57 @@ TEST_CASE("an answer that a shut window holds") {
   CHECK(to.at(40s));
   CHECK_FALSE(to.at(50s));
   CHECK(to.counters.read(Limit::kWindowTime) == 1);
+}
+
+TEST_CASE("an answer whose window was never open ends within four seconds") {
+  ClientOptions closed;
+  closed.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 0}};
+  closed.auto_window_update = false;
+  Limited to(without_times(), closed);
+  const int32_t shut = to.wire.client.call("/t/M", "shut");
+  const int32_t slow = to.wire.client.call("/t/M", pattern(1000));
+  CHECK(to.wire.pump());
+  to.wire.client.credit(slow, 1);
+  CHECK(to.wire.pump());
+  CHECK(to.at(2s));
+  CHECK(to.at(4s - 1ms));
+  CHECK(to.counters.read(Limit::kWindowTime) == 0);
+  CHECK(to.at(4s));
+  CHECK(to.wire.pump());
+  CHECK(to.wire.client.reply(shut).reset == kCalm);
+  CHECK(to.counters.read(Limit::kWindowTime) == 1);
+  // Who has taken something may go on in its own time.
+  CHECK(to.at(200s));
+  CHECK_FALSE(to.wire.client.reply(slow).closed);
+  // Alone, and none does better: the connection.
+  to.wire.client.credit(slow, 1 << 20);
+  CHECK(to.wire.pump());
+  CHECK(to.wire.client.reply(slow).message() == pattern(1000));
+  to.wire.client.call("/t/M", "shut again");
+  CHECK(to.wire.pump());
+  CHECK(to.at(202s));
+  CHECK_FALSE(to.at(204s));
+  CHECK(to.counters.read(Limit::kWindowTime) == 2);
+}
+
+TEST_CASE("a first window that comes late is in time, and so is a call that has nothing to send") {
+  ClientOptions closed;
+  closed.settings = {{NGHTTP2_SETTINGS_INITIAL_WINDOW_SIZE, 0}};
+  closed.auto_window_update = false;
+  Limited to(without_times(), closed);
+  to.handler.hold = true;
+  to.wire.client.call("/t/M", "held");
+  CHECK(to.wire.pump());
+  for (int second = 1; second < 100; ++second) CHECK(to.at(std::chrono::seconds(second)));
+  to.handler.hold = false;
+  const int32_t late = to.wire.client.call("/t/M", "late");
+  CHECK(to.wire.pump());
+  CHECK(to.at(102s - 1ms));
+  to.wire.client.credit(late, 100);
+  CHECK(to.wire.pump());
+  CHECK(to.wire.client.reply(late).message() == "late");
+  CHECK(to.at(110s));
+  CHECK(to.counters.read(Limit::kWindowTime) == 0);
 }
 
 TEST_CASE("keepalive, idle and age, as a client sees them") {

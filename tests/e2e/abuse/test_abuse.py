@@ -33,6 +33,7 @@ SHORT = {
     "preface-timeout-s": 0.5,
     "header-timeout-s": 0.5,
     "body-timeout-s": 0.5,
+    "first-window-timeout-s": 0.5,
     "window-timeout-s": 0.5,
     "write-timeout-s": 1,
     "keepalive-time-s": 20,

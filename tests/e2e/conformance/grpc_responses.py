@@ -293,7 +293,6 @@ def health_check(server: Target) -> None:
     MUST,
     "services Health",
     "Watch: the status at once, SERVICE_UNKNOWN for an unknown service, and the stream stays",
-    pending="Health/Watch",
 )
 def health_watch(server: Target) -> None:
     with server.connect() as to:

@@ -29,7 +29,6 @@ class Case:
     text: str
     run: Callable[..., None] | None = None
     values: Mapping[str, Any] | None = None
-    pending: str = ""  # the feature that is not there yet: the test must fail until it is
     where: str = ""  # "path::test", for rows tested elsewhere
     deviation: str = ""  # what is done instead; that is then what the case tests
 
@@ -52,31 +51,19 @@ def case(
     text: str,
     *,
     values: Mapping[str, Any] | Sequence[Any] | None = None,
-    pending: str = "",
     deviation: str = "",
 ) -> Callable[[Callable[..., None]], Callable[..., None]]:
     named = values if isinstance(values, Mapping) or values is None else {str(v): v for v in values}
 
     def register(run: Callable[..., None]) -> Callable[..., None]:
-        add(
-            Case(
-                run.__name__,
-                level,
-                source,
-                text,
-                run,
-                named,
-                pending=pending,
-                deviation=deviation,
-            )
-        )
+        add(Case(run.__name__, level, source, text, run, named, deviation=deviation))
         return run
 
     return register
 
 
-def elsewhere(name: str, level: str, source: str, text: str, where: str, pending: str = "") -> None:
-    add(Case(name, level, source, text, where=where, pending=pending))
+def elsewhere(name: str, level: str, source: str, text: str, where: str) -> None:
+    add(Case(name, level, source, text, where=where))
 
 
 def load() -> dict[str, Case]:
@@ -127,14 +114,12 @@ def sections() -> Iterator[tuple[str, list[Case]]]:
 
 def document() -> str:
     out = [_HEAD]
-    counted = [c for c in CASES.values() if not c.pending and not c.deviation]
+    counted = [c for c in CASES.values() if not c.deviation]
     rows = {level: sum(c.level == level for c in counted) for level in (MUST, SHOULD, MAY)}
-    waiting = sum(bool(c.pending) for c in CASES.values())
     deviations = sum(bool(c.deviation) for c in CASES.values())
     out.append(
         f"{rows[MUST]} MUST, {rows[SHOULD]} SHOULD and {rows[MAY]} MAY rows hold"
-        + (f"; {waiting} wait for a feature" if waiting else "")
-        + f"; {deviations} deviate. The last two are marked.\n"
+        f"; {deviations} deviate, which are marked.\n"
     )
     for title, cases in sections():
         out.append(f"## {title}\n\n| requirement | section | level | test |\n|--|--|--|--|")
@@ -143,8 +128,6 @@ def document() -> str:
             test = f"`{one.where or one.name}`"
             if one.values:
                 test += f" x {len(one.values)}"
-            if one.pending:
-                test += f" (not yet: {one.pending})"
             if one.deviation:
                 test += f" (deviates: {one.deviation})"
             out.append(f"| {one.text} | {section} | {one.level} | {test} |")

@@ -8,9 +8,60 @@ from typing import Any
 import grpc
 import pytest
 import trustme
-from grpc_servers import unary
+from grpc_servers import method, unary
 
 import headrace.grpc
+
+
+def test_peer_identity_in_streams(kind: str) -> None:
+    """Each kind of handler that streams, and each message of it."""
+
+    def who(context: Any) -> bytes:
+        assert context.auth_context()["transport_security_type"] == [b"ssl"]
+        key = context.peer_identity_key().encode()
+        return b"%s=%s" % (key, b",".join(context.peer_identities()))
+
+    def stream_unary(requests: Any, context: Any) -> bytes:
+        return b" ".join(who(context) for _ in requests)
+
+    def unary_stream(request: bytes, context: Any) -> Any:
+        for _ in range(3):
+            yield who(context)
+
+    def stream_stream(requests: Any, context: Any) -> Any:
+        for request in requests:
+            yield request + who(context)
+
+    ca = trustme.CA()
+    own = ca.issue_cert("localhost", "127.0.0.1")
+    module: Any = {"grpcio": grpc, "headrace": headrace.grpc}[kind]
+    credentials = module.ssl_server_credentials(
+        [(own.private_key_pem.bytes(), own.cert_chain_pems[0].bytes())], ca.cert_pem.bytes(), True
+    )
+    with ThreadPoolExecutor(4) as pool:
+        server = module.server(pool)
+        method("/t.S/Collect", grpc.stream_unary_rpc_method_handler(stream_unary))(server)
+        method("/t.T/Expand", grpc.unary_stream_rpc_method_handler(unary_stream))(server)
+        method("/t.U/Talk", grpc.stream_stream_rpc_method_handler(stream_stream))(server)
+        port = server.add_secure_port("127.0.0.1:0", credentials)
+        server.start()
+        for name in ("first.example", "second.example"):
+            client = ca.issue_cert(name)
+            expected = b"x509_subject_alternative_name=" + name.encode()
+            shown = grpc.ssl_channel_credentials(
+                ca.cert_pem.bytes(),
+                client.private_key_pem.bytes(),
+                client.cert_chain_pems[0].bytes(),
+            )
+            # Connections of its own: who they are is theirs.
+            options = [("grpc.use_local_subchannel_pool", 1)]
+            with grpc.secure_channel(f"127.0.0.1:{port}", shown, options) as channel:
+                collected = channel.stream_unary("/t.S/Collect")(iter([b"", b""]), timeout=60)
+                assert collected == expected + b" " + expected
+                assert list(channel.unary_stream("/t.T/Expand")(b"", timeout=60)) == [expected] * 3
+                talk = channel.stream_stream("/t.U/Talk")(iter([b"a ", b"b "]), timeout=60)
+                assert list(talk) == [b"a " + expected, b"b " + expected]
+        server.stop(None).wait()
 
 
 @pytest.mark.parametrize("client_shows", [True, False])
