@@ -13,6 +13,8 @@
 #include "bindings/python_events.h"
 #include "bindings/python_pool.h"
 #include "bindings/python_status.h"
+#include "routing/fallback.h"
+#include "routing/router.h"
 #include "serving/core_planner.h"
 #include "serving/model_version.h"
 
@@ -94,6 +96,67 @@ MethodKind kind_of(bool request_streaming, bool response_streaming) {
     return response_streaming ? MethodKind::kBidiStreaming : MethodKind::kClientStreaming;
   }
   return response_streaming ? MethodKind::kServerStreaming : MethodKind::kUnary;
+}
+
+// How a model's requests are shared out, by version numbers.
+struct PyTraffic {
+  int64_t default_version = 0;  // 0: the highest
+  std::map<std::string, int64_t> labels;
+  std::vector<std::pair<std::string, double>> split;  // labels and their shares
+  std::string key;
+  std::string salt;
+  std::map<std::string, std::string> fallback;  // label -> label that answers what it fails
+};
+
+PyTraffic make_traffic(int64_t default_version, std::map<std::string, int64_t> labels,
+                       std::vector<std::pair<std::string, double>> split, std::string key,
+                       std::string salt, std::map<std::string, std::string> fallback) {
+  const auto check = [&](const std::string& label) {
+    if (!labels.contains(label)) throw py::value_error("no label '" + label + "'");
+  };
+  double sum = 0;
+  for (const auto& [label, share] : split) {
+    check(label);
+    if (!(share >= 0 && share <= 1e9)) throw py::value_error("a share is a number from 0 on");
+    sum += share;
+  }
+  if (!split.empty() && !(sum > 0)) throw py::value_error("the shares add up to nothing");
+  for (const auto& [label, other] : fallback) {
+    check(label);
+    check(other);
+    if (label == other) throw py::value_error("'" + label + "' cannot fall back to itself");
+  }
+  return {default_version, std::move(labels), std::move(split),
+          std::move(key),  std::move(salt),   std::move(fallback)};
+}
+
+// What is not ready takes no part: its share is the others'.
+void apply(const PyTraffic& traffic, ModelRoutes& routes) {
+  const auto version = [&](int64_t number) -> std::shared_ptr<Servable> {
+    const auto found = routes.versions.find(number);
+    return found != routes.versions.end() ? found->second : nullptr;
+  };
+  if (auto chosen = version(traffic.default_version)) routes.default_version = std::move(chosen);
+  for (const auto& [label, number] : traffic.labels) {
+    std::shared_ptr<Servable> servable = version(number);
+    const auto other = traffic.fallback.find(label);
+    if (servable != nullptr && other != traffic.fallback.end()) {
+      auto next = version(traffic.labels.at(other->second));
+      if (next != nullptr && next != servable) {
+        servable = Fallback::make({std::move(servable), std::move(next)}, label);
+      }
+    }
+    routes.labels[label] = {std::make_shared<const std::string>(label), std::move(servable), 0};
+  }
+  std::vector<Arm> arms;
+  double sum = 0;
+  for (const auto& [label, share] : traffic.split) {
+    const Arm& known = routes.labels[label];
+    if (known.servable == nullptr) continue;
+    arms.push_back({known.label, known.servable, share});
+    sum += share;
+  }
+  if (sum > 0) routes.split = TrafficSplit(std::move(arms), traffic.key, traffic.salt);
 }
 
 // Server with its Python handlers and what runs them.
@@ -181,7 +244,8 @@ class PyServer {
   }
 
   void publish(
-      const std::map<std::string, std::map<int64_t, std::shared_ptr<ModelVersion>>>& wanted) {
+      const std::map<std::string, std::map<int64_t, std::shared_ptr<ModelVersion>>>& wanted,
+      const std::map<std::string, PyTraffic>& traffic) {
     const py::gil_scoped_release release;
     std::map<std::string, ModelRoutes, std::less<>> models;
     for (const auto& [name, versions] : wanted) {
@@ -190,6 +254,8 @@ class PyServer {
         routes.versions[number] = version;
         if (version != nullptr) routes.default_version = version;  // ascending: the highest stays
       }
+      const auto found = traffic.find(name);
+      if (found != traffic.end()) apply(found->second, routes);
     }
     server_->publish(std::make_shared<RouteTable>(std::move(models)));
   }
@@ -250,6 +316,11 @@ void bind_server(py::module_& module) {
            "max_concurrent_calls"_a = 0, "kserve"_a = true, "busy_poll_s"_a = 0.0,
            "response_compression"_a = 0);
   module.def("default_limits", &default_limits);
+  py::class_<PyTraffic>(module, "Traffic")
+      .def(py::init(&make_traffic), py::kw_only(), "default_version"_a = 0,
+           "labels"_a = std::map<std::string, int64_t>(),
+           "split"_a = std::vector<std::pair<std::string, double>>(), "key"_a = "", "salt"_a = "",
+           "fallback"_a = std::map<std::string, std::string>());
   py::class_<PyServer>(module, "Server")
       .def(py::init<const PyServerOptions&>(), "options"_a)
       .def("add_method", &PyServer::add_method, "path"_a, "run"_a, py::kw_only(),
@@ -266,7 +337,8 @@ void bind_server(py::module_& module) {
                              [](PyServer& self) { return self.core().tls_not_after(); })
       .def("start", &PyServer::start)
       .def_property_readonly("port", [](PyServer& self) { return self.core().port(); })
-      .def("publish", &PyServer::publish, "routes"_a)
+      .def("publish", &PyServer::publish, "routes"_a,
+           "traffic"_a = std::map<std::string, PyTraffic>())
       .def(
           "set_ready", [](PyServer& self, bool ready) { self.core().set_ready(ready); }, "ready"_a)
       .def(

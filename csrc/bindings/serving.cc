@@ -221,6 +221,7 @@ void bind_serving(py::module_& module) {
                              [](const ModelVersion& self) { return self.model().description(); })
       .def_property_readonly("instances", &ModelVersion::instances)
       .def_property_readonly("pending", &ModelVersion::pending)
+      .def("require_finite_outputs", &ModelVersion::require_finite_outputs, "required"_a)
       .def_property_readonly("in_flight", &ModelVersion::in_flight)
       .def("statistics", [](const ModelVersion& self) { return statistics_of(self.statistics()); });
   module.def("histogram_bounds_ns", [] {

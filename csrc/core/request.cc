@@ -26,6 +26,23 @@ void answer(RequestPtr request, Status status) noexcept {
   answer(std::move(request));
 }
 
+void Request::begin_detour(Completion& via, std::shared_ptr<const void> owner) {
+  detours_.push_back({completion_, std::move(owner), 0});
+  completion_ = &via;
+}
+
+std::shared_ptr<const void> Request::end_detour() {
+  completion_ = detours_.back().next;
+  std::shared_ptr<const void> owner = std::move(detours_.back().owner);
+  detours_.pop_back();
+  return owner;
+}
+
+void Request::reopen() {
+  response.clear();
+  answered_ = false;
+}
+
 void Request::reset() {
   message.reset();
   converted.reset();
@@ -37,6 +54,8 @@ void Request::reset() {
   timeout.reset();
   deadline = kNever;
   spec.reset();
+  arm.reset();
+  fallback_from.reset();
   input_of.clear();
   rows = 1;
   times = {};

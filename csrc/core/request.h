@@ -19,6 +19,7 @@
 #include <memory>
 #include <optional>
 #include <span>
+#include <string>
 #include <string_view>
 #include <variant>
 #include <vector>
@@ -97,6 +98,13 @@ struct RequestTimes {
   TimePoint done;
 };
 
+// A stop on the way of an answer, which somebody between the server's front and the model asked for.
+struct Detour {
+  Completion* next = nullptr;         // where the answer would have gone
+  std::shared_ptr<const void> owner;  // keeps who asked for it
+  std::size_t step = 0;               // whose meaning is the owner's
+};
+
 class Request {
  public:
   explicit Request(Completion& completion) : completion_(&completion) {}
@@ -125,6 +133,10 @@ class Request {
   int64_t rows = 1;  // its share of a batch: dim 0, or 1 when the model does not batch
   RequestTimes times;
 
+  // --- set by routing ---
+  std::shared_ptr<const std::string> arm;            // which of a split's arms it was; null: none
+  std::shared_ptr<const std::string> fallback_from;  // who failed to answer it; null: nobody
+
   // --- the answer ---
   Response response;
 
@@ -135,6 +147,14 @@ class Request {
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
 
+  // For who holds it: the answer comes to `via` first, which ends the detour and answers again, or
+  // reopens the request and gives it to another servable. `owner` keeps `via` until then.
+  void begin_detour(Completion& via, std::shared_ptr<const void> owner);
+  Detour& detour() { return detours_.back(); }
+  std::shared_ptr<const void> end_detour();
+  // As if it had never been answered.
+  void reopen();
+
   // Empties everything but the capacity of its vectors, for reuse by the Completion.
   void reset();
 
@@ -143,6 +163,7 @@ class Request {
   friend void answer(RequestPtr request) noexcept;
 
   Completion* completion_;
+  std::vector<Detour> detours_;
   std::atomic<bool> cancelled_{false};
   bool answered_ = false;
 };

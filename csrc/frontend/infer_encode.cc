@@ -10,6 +10,7 @@ namespace {
 constexpr protozero::pbf_tag_type kModelName = 1;
 constexpr protozero::pbf_tag_type kModelVersion = 2;
 constexpr protozero::pbf_tag_type kId = 3;
+constexpr protozero::pbf_tag_type kParameters = 4;
 constexpr protozero::pbf_tag_type kOutputs = 5;
 constexpr protozero::pbf_tag_type kRawOutputContents = 6;
 // InferOutputTensor.
@@ -17,11 +18,23 @@ constexpr protozero::pbf_tag_type kName = 1;
 constexpr protozero::pbf_tag_type kDatatype = 2;
 constexpr protozero::pbf_tag_type kShape = 3;
 
+// map<string, InferParameter>.
+constexpr protozero::pbf_tag_type kMapKey = 1;
+constexpr protozero::pbf_tag_type kMapValue = 2;
+constexpr protozero::pbf_tag_type kStringParam = 3;
+
 // Rows at or above this are sent by reference, not copied into the message.
 constexpr std::size_t kByReferenceBytes = 16 * 1024;
 
 void add(protozero::pbf_writer& writer, protozero::pbf_tag_type tag, std::string_view text) {
   writer.add_bytes(tag, text.data(), text.size());
+}
+
+void add_parameter(protozero::pbf_writer& response, std::string_view key, std::string_view text) {
+  protozero::pbf_writer entry(response, kParameters);
+  add(entry, kMapKey, key);
+  protozero::pbf_writer value(entry, kMapValue);
+  add(value, kStringParam, text);
 }
 
 BufferRef buffer_of(std::string_view bytes) {
@@ -42,6 +55,10 @@ BufferRef encode_infer_response(const Request& request, std::size_t room, std::s
   add(writer, kModelName, response.model_name);
   add(writer, kModelVersion, response.model_version);
   if (!request.id.empty()) add(writer, kId, request.id);
+  if (request.arm != nullptr) add_parameter(writer, "hr.arm", *request.arm);
+  if (request.fallback_from != nullptr) {
+    add_parameter(writer, "hr.fallback_from", *request.fallback_from);
+  }
   for (const OutputTensor& output : response.outputs) {
     protozero::pbf_writer tensor(writer, kOutputs);
     add(tensor, kName, output.name);

@@ -151,13 +151,14 @@ Status KServeService::submit(RequestPtr& request, BufferRef message) {
   Status status = decode_infer_request(std::move(message), *request);
   if (status.code() == StatusCode::kInternal) return status;
   // As in Triton, an unknown model is told before what is wrong with its request.
-  auto servable = routes_.get().find(request->model_name, request->model_version);
-  if (!servable) {
-    answer(std::move(request), servable.error());
+  Result<Route> route = routes_.get().route(*request);
+  if (!route) {
+    answer(std::move(request), route.error());
   } else if (!status.ok()) {
     answer(std::move(request), std::move(status));
   } else {
-    enqueue(*std::move(servable), std::move(request));
+    request->arm = std::move(route->arm);
+    enqueue(std::move(route->servable), std::move(request));
   }
   return {};
 }

@@ -26,6 +26,24 @@ Result<int64_t> parse_version(std::string_view text) {
 
 }  // namespace
 
+Result<Route> RouteTable::route(const Request& request) const {
+  const auto found = models_.find(request.model_name);
+  if (found != models_.end()) {
+    const ModelRoutes& routes = found->second;
+    if (request.model_version.empty() && !routes.split.empty()) {
+      const Arm& arm = routes.split.choose(request);
+      return Route{arm.servable, arm.label};
+    }
+    const auto label = routes.labels.find(request.model_version);
+    if (label != routes.labels.end() && label->second.servable != nullptr) {
+      return Route{label->second.servable, label->second.label};
+    }
+  }
+  Result<std::shared_ptr<Servable>> servable = find(request.model_name, request.model_version);
+  if (!servable) return servable.error();
+  return Route{*std::move(servable), nullptr};
+}
+
 Result<std::shared_ptr<Servable>> RouteTable::find(std::string_view model,
                                                    std::string_view version) const {
   const auto found = models_.find(model);
@@ -35,6 +53,14 @@ Result<std::shared_ptr<Servable>> RouteTable::find(std::string_view model,
       return Status::not_found(unknown_model(model) + " has no available versions");
     }
     return found->second.default_version;
+  }
+  if (found != models_.end()) {
+    const auto label = found->second.labels.find(version);
+    if (label != found->second.labels.end()) {
+      if (label->second.servable != nullptr) return label->second.servable;
+      return Status::unavailable(unknown_model(model) + " version '" + std::string(version) +
+                                 "' is not at ready state");
+    }
   }
   const Result<int64_t> number = parse_version(version);
   if (!number) return number.error();

@@ -12,6 +12,7 @@
 
 #include "base/status.h"
 #include "core/servable.h"
+#include "routing/traffic_split.h"
 
 namespace headrace {
 
@@ -20,6 +21,16 @@ struct ModelRoutes {
   std::map<int64_t, std::shared_ptr<Servable>> versions;
   // Answers requests that name no version: the highest ready one. Null: none is ready.
   std::shared_ptr<Servable> default_version;
+  // Names that clients may use in the place of a version number ("stable", "canary"). Without a
+  // servable: not ready.
+  std::map<std::string, Arm, std::less<>> labels{};
+  // Shares the requests that name no version; empty: default_version has all.
+  TrafficSplit split{};
+};
+
+struct Route {
+  std::shared_ptr<Servable> servable;
+  std::shared_ptr<const std::string> arm;  // null: it was no choice between arms
 };
 
 class RouteTable {
@@ -29,9 +40,11 @@ class RouteTable {
   explicit RouteTable(std::map<std::string, ModelRoutes, std::less<>> models)
       : models_(std::move(models)) {}
 
-  // The Servable for a request; `version` is the request's text, empty for the default.
+  // Where a request goes; its version is a number or a label, empty for the model's choice.
   // Errors (Triton's texts): NOT_FOUND for an unknown model or version, UNAVAILABLE for one that is
   // not ready, INVALID_ARGUMENT for a version that is no positive integer.
+  Result<Route> route(const Request& request) const;
+  // The same without a request: what names no version goes to the default.
   Result<std::shared_ptr<Servable>> find(std::string_view model, std::string_view version) const;
 
  private:

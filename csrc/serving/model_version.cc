@@ -10,6 +10,7 @@
 #include "batching/gather_split.h"
 #include "serving/check_request.h"
 #include "serving/classification.h"
+#include "serving/finite.h"
 #include "serving/signature.h"
 
 namespace headrace {
@@ -39,6 +40,18 @@ class Discard final : public Completion {
  public:
   void complete(RequestPtr) noexcept override {}
 };
+
+Status check_finite(const Batch& batch, const ModelSpec& spec) {
+  for (const RequestPtr& request : batch.requests) {
+    for (const OutputTensor& output : request->response.outputs) {
+      if (all_finite(output.tensor)) continue;
+      return Status::internal("model '" + spec.name + "', version " + spec.version_text +
+                              ": output '" + std::string(output.name) +
+                              "' has a value that is not finite");
+    }
+  }
+  return {};
+}
 
 }  // namespace
 
@@ -251,6 +264,9 @@ Status ModelVersion::run_batch(Batch& batch, Instance& instance, RequestTimes& t
   if (status) status = instance.run();
   times.infer_done = Clock::now();
   if (status) status = split(batch, *spec_, instance);
+  if (status && finite_outputs_.load(std::memory_order_relaxed)) {
+    status = check_finite(batch, *spec_);
+  }
   if (status) status = classify_outputs(batch, *spec_);
   times.done = Clock::now();
   return status;

@@ -69,6 +69,12 @@ class ModelVersion final : public Servable {
   // Again: nothing left to do.
   bool close(Batcher::Close how, TimePoint deadline = kNever);
 
+  // Whether an answer with a NaN or an infinity in it is a failure (INTERNAL naming the output) from
+  // now on. Any time, any thread.
+  void require_finite_outputs(bool required) {
+    finite_outputs_.store(required, std::memory_order_relaxed);
+  }
+
   const Model& model() const { return *model_; }
   StatisticsValues statistics() const { return statistics_.read(); }
   std::size_t pending() const;
@@ -106,6 +112,7 @@ class ModelVersion final : public Servable {
   // instance threads, which close() joins.
   std::atomic<std::size_t> in_flight_{0};
   std::atomic<bool> closed_{false};  // refuses early, so that close() need not outwait new submits
+  std::atomic<bool> finite_outputs_{false};
   std::unique_ptr<ReleaseGate> gate_;  // preserve_ordering over several instances; otherwise null
   std::unique_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;

@@ -140,6 +140,9 @@ class ModelVersion:
     ) -> dict[str, Array]:
         """One request from this process, through the queue and the batcher like any other."""
 
+    def require_finite_outputs(self, required: bool) -> None:
+        """Whether an answer with a NaN or an infinity in it fails (INTERNAL), from now on."""
+
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> bool:
         """Ends it: what is queued is served (drain) or refused. True if all was served in time."""
 
@@ -171,6 +174,25 @@ def available_cores() -> int:
 
 def plan_cores(cores: int, demands: Sequence[tuple[str, int, int]]) -> list[tuple[str, int, int]]:
     """[(model, instances, threads asked or 0)] -> [(model, instances, threads an instance)]."""
+
+@final
+class Traffic:
+    def __init__(
+        self,
+        *,
+        default_version: int = 0,
+        labels: Mapping[str, int] = {},
+        split: Sequence[tuple[str, float]] = (),
+        key: str = "",
+        salt: str = "",
+        fallback: Mapping[str, str] = {},
+    ) -> None:
+        """How a model's requests are shared out. default_version 0: the highest ready one. labels:
+        names that clients may use in the place of a version. split: labels with their shares
+        (relative to the sum) of what names no version; empty: the default has all. key: the
+        request parameter whose value decides, so that one user stays with one arm; without it the
+        request id, else chance. salt: makes splits independent. fallback: {label: label that
+        answers what it fails}. Raises ValueError."""
 
 @final
 class ServerOptions:
@@ -349,10 +371,14 @@ class Server:
 
     @property
     def port(self) -> int: ...
-    def publish(self, routes: Mapping[str, Mapping[int, ModelVersion | None]]) -> None:
+    def publish(
+        self,
+        routes: Mapping[str, Mapping[int, ModelVersion | None]],
+        traffic: Mapping[str, Traffic] = {},
+    ) -> None:
         """Replaces the route table whole: {model: {version: ready ModelVersion or None}}. Requests
-        without a version go to the highest ready one. Returns when no I/O thread uses the old
-        table."""
+        without a version go where the model's Traffic says, else to the highest ready one. Returns
+        when no I/O thread uses the old table."""
 
     def set_ready(self, ready: bool) -> None: ...
     def set_health(self, service: str, serving: bool) -> None: ...

@@ -126,3 +126,43 @@ TEST_CASE("a version that is no positive integer is INVALID_ARGUMENT, whatever t
   CHECK(find(routes, "resnet", std::string_view("1\0", 2)).code == StatusCode::kInvalidArgument);
   CHECK(find(routes, std::string_view("resnet\0", 7), "1").code == StatusCode::kNotFound);
 }
+
+TEST_CASE("a label stands for a version; one that is not ready is UNAVAILABLE") {
+  const auto label = [](const char* text) { return std::make_shared<const std::string>(text); };
+  std::map<std::string, ModelRoutes, std::less<>> models;
+  ModelRoutes& routes = models["resnet"];
+  routes.versions = {{1, kOne}, {7, kSeven}};
+  routes.default_version = kOne;
+  routes.labels["stable"] = {label("stable"), kOne, 0};
+  routes.labels["canary"] = {label("canary"), kSeven, 0};
+  routes.labels["next"] = {label("next"), nullptr, 0};
+  routes.split = TrafficSplit({{label("canary"), kSeven, 1}}, "", "");
+  const RouteTable table(std::move(models));
+  CHECK(find(table, "resnet", "stable").servable == kOne.get());
+  CHECK(find(table, "resnet", "canary").servable == kSeven.get());
+  CHECK(find(table, "resnet", "").servable == kOne.get());
+  CHECK(find(table, "resnet", "next").code == StatusCode::kUnavailable);
+  CHECK(find(table, "resnet", "next").text ==
+        "Request for unknown model: 'resnet' version 'next' is not at ready state");
+  CHECK(find(table, "resnet", "Stable").text == not_an_integer("Stable"));
+
+  class Nowhere final : public Completion {
+   public:
+    void complete(RequestPtr) noexcept override {}
+  } nowhere;
+  const auto route = [&](std::string_view model, std::string_view version) {
+    Request request(nowhere);
+    request.model_name = model;
+    request.model_version = version;
+    return table.route(request);
+  };
+  // Only what names no version is shared out; who names a number gets it and no arm.
+  CHECK(route("resnet", "")->servable == kSeven);
+  CHECK(*route("resnet", "")->arm == "canary");
+  CHECK(route("resnet", "stable")->servable == kOne);
+  CHECK(*route("resnet", "stable")->arm == "stable");
+  CHECK(route("resnet", "1")->servable == kOne);
+  CHECK(route("resnet", "1")->arm == nullptr);
+  CHECK(route("resnet", "next").error().code() == StatusCode::kUnavailable);
+  CHECK(route("nope", "").error().code() == StatusCode::kNotFound);
+}
