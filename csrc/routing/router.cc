@@ -34,9 +34,11 @@ Result<Route> RouteTable::route(const Request& request) const {
       const Arm& arm = routes.split.choose(request);
       return Route{arm.servable, arm.label};
     }
-    const auto label = routes.labels.find(request.model_version);
-    if (label != routes.labels.end() && label->second.servable != nullptr) {
-      return Route{label->second.servable, label->second.label};
+    if (!request.model_version.empty()) {
+      const auto label = routes.labels.find(request.model_version);
+      if (label != routes.labels.end() && label->second.servable != nullptr) {
+        return Route{label->second.servable, label->second.label};
+      }
     }
   }
   Result<std::shared_ptr<Servable>> servable = find(request.model_name, request.model_version);

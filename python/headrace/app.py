@@ -25,9 +25,12 @@ from typing import TYPE_CHECKING, Any
 
 from headrace import runtime
 from headrace.access import read_access_file
+from headrace.admin_socket import default_admin_socket, make_socket_folder
 from headrace.config import ServerConfig
+from headrace.control.admin_service import AdminService
 from headrace.control.kserve_service import KServeService
 from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
+from headrace.control.rollouts import Rollouts
 from headrace.control.signature import Declaration, datatype_number, declare
 from headrace.control.tls_reload import TlsReload
 from headrace.errors import FailedPreconditionError, HeadraceError, InvalidArgumentError
@@ -78,6 +81,8 @@ class Server:
         )
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
+        self.rollouts = Rollouts(self.manager)
+        self._admin: runtime.Server | None = None
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__
         ).add_to(self._core)
@@ -88,6 +93,7 @@ class Server:
         self._service_names: set[str] = set()
         self._reflection: Run | None = None
         self._metrics: MetricsServer | None = None
+        self.admin_socket: Path | None = None  # after start(), where there is one
         self._listening: list[str] = []  # as the log shows them
         self._state = "new"
 
@@ -210,6 +216,7 @@ class Server:
             self._listen()
             self._add_services()
             self._core.start()
+            self._start_admin()
             self._tls.start()
             failures = self.manager.load_initial()
             if failures and self.config.exit_on_error and not self.manager.registry.stopping:
@@ -251,6 +258,32 @@ class Server:
                 + (" (TLS)" if secured is not None and not unix else "")
             )
 
+    def _start_admin(self) -> None:
+        """On a core of its own, which has nothing but it."""
+        config = self.config
+        if not config.admin_socket:
+            return
+        auto = config.admin_socket == "auto"
+        path = default_admin_socket(self.port) if auto else Path(config.admin_socket).absolute()
+        try:
+            if auto:
+                make_socket_folder(path)
+            self._admin = runtime.Server(
+                runtime.ServerOptions(
+                    host="", io_threads=1, python_threads=1, service_threads=1, kserve=False
+                )
+            )
+            AdminService(self.rollouts).add_to(self._admin)
+            self._admin.add_listener(f"unix:{path}", unix_mode=0o600)
+            self._admin.start()
+        except (HeadraceError, OSError) as error:
+            self._admin = None
+            if not auto:
+                raise
+            _log.warning("no admin service: %s", error)
+        else:
+            self.admin_socket = path
+
     def reload_tls(self) -> bool:
         """Reads the TLS files again, now: new connections use them, running calls go on. Whether
         they were good; if not, the old ones stay and the log says why."""
@@ -266,6 +299,9 @@ class Server:
         grace = self.config.exit_timeout_secs if grace_s is None else grace_s
         deadline = time.monotonic() + grace
         self.manager.begin_stop()
+        if self._admin is not None:
+            self._admin.stop(0)
+        self.rollouts.stop()
         if started:
             self._tls.stop()
         finished = self._core.stop(grace) if started else True

@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace import logs
+from headrace import logs, rollout_cli
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.limits import parse_limits
@@ -35,6 +35,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
 )
+
+app.add_typer(rollout_cli.app, name="rollout")
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
 OptionalInt = Optional[int]  # noqa: UP045
@@ -195,6 +197,13 @@ def serve(
         typer.Option(
             help="Microseconds a connection thread may look for the next call before it sleeps, "
             "while calls follow that closely; 0 = it sleeps at once. [default: 100]"
+        ),
+    ] = None,
+    admin_socket: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="Unix socket of the admin service, for the same user alone; auto = named after "
+            "the gRPC port; empty = none. [default: auto]"
         ),
     ] = None,
     cores: Annotated[

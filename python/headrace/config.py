@@ -69,6 +69,9 @@ class ServerConfig:
     listen: tuple[str, ...] = ()
     listen_insecure: tuple[str, ...] = ()
     unix_socket_mode: str = "0600"  # octal permissions
+    # The unix socket of the admin service (rollouts), for this user alone; "auto" = one named after
+    # the gRPC port in $XDG_RUNTIME_DIR/headrace or /tmp/headrace-UID; "" = none.
+    admin_socket: str = "auto"
     tls_cert: str = ""  # PEM: the certificate, then the intermediate ones
     tls_key: str = ""  # PEM, not encrypted
     tls_client_ca: str = ""  # PEM: who signs clients' certificates; may hold revocation lists

@@ -21,7 +21,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -37,6 +37,7 @@ from headrace.control.states import (
     LoadedVersion,
     ModelRecord,
     ModelState,
+    VersionRoute,
     cause_text,
 )
 from headrace.errors import (
@@ -124,7 +125,7 @@ class ModelManager:
         self.registry = Registry(server, strict_readiness=options.strict_readiness)
         self._lock = threading.Lock()
         self._demands: dict[str, tuple[int, int]] = {}  # model -> (instances, threads); by _lock
-        self._draining: set[threading.Thread] = set()  # by _lock
+        self._background: set[threading.Thread] = set()  # by _lock; they drain and unload
         self._watch: Watch | None = None
         self._poll_stop = threading.Event()
         self._poll_thread: threading.Thread | None = None
@@ -231,6 +232,55 @@ class ModelManager:
                 raise failure from error
             self._load_wanted(record, wanted, began)
 
+    def versions_on_disk(self, name: str) -> tuple[int, ...]:
+        """Version directories of the model. Raises NotFoundError for a model no repository has."""
+        return find_model(self._options.repositories, name).versions
+
+    def route_beside(
+        self,
+        name: str,
+        change: Callable[[ModelRecord], VersionRoute],
+        prepare: Callable[[ModelRecord], None],
+    ) -> None:
+        """Loads what the new route pins beside what serves, calls `prepare`, and shares out the
+        requests by the route. Raises what load() does; then nothing changed."""
+        began = time.monotonic()
+        with self.registry.turn(name) as record:
+            before = record.route
+            route = change(record)
+            ready = {loaded.number for loaded in record.ready()}
+            if not route.pinned <= ready:
+                # As yet without requests.
+                serving = record.default()
+                number = serving.number if serving is not None else 0
+                self.registry.set_route(
+                    name, lambda _: replace(before, default=number, pinned=route.pinned | ready)
+                )
+                try:
+                    self._load_wanted(record, self._look(name, None), began)
+                except HeadraceError:
+                    self.registry.set_route(name, lambda _: before)
+                    raise
+            prepare(record)
+            self.registry.set_route(name, lambda _: route)
+
+    def route_now(self, name: str, change: Callable[[ModelRecord], VersionRoute]) -> None:
+        """Shares out the requests anew, over versions that serve; does not wait for a load of the
+        model that is going on. What nothing holds any more is unloaded afterwards."""
+        self.registry.set_route(name, change)
+        self._in_background(f"settle-{name}", lambda: self._settle(name))
+
+    def _settle(self, name: str) -> None:
+        with self.registry.turn(name) as record:
+            if not record.ready():
+                return
+            keep = self._look(name, None).fingerprints.keys()
+            self._retire(record, self.registry.retire_others(record, keep))
+            ready = record.ready()
+            if ready and ready[-1].number == record.route.default:
+                # From here on the highest is the default again, as the next version expects.
+                self.registry.set_route(name, lambda r: replace(r.route, default=0))
+
     def unload(self, name: str, *, gone: bool = False) -> None:
         """Takes the model out of service; returns while running requests finish. Unknown or already
         unloaded models are no error. `gone`: no repository has it any more, so forget it."""
@@ -309,7 +359,7 @@ class ModelManager:
         back."""
         deadline = None if timeout_s is None else time.monotonic() + timeout_s
         with self._lock:
-            threads = list(self._draining)
+            threads = list(self._background)
         for thread in threads:
             thread.join(None if deadline is None else _left(deadline))
         return not any(thread.is_alive() for thread in threads)
@@ -337,7 +387,11 @@ class ModelManager:
         resources: tuple[object, ...] = (),
     ) -> _Wanted:
         validate(config)
-        numbers = select_versions(config, entry.versions, entry.name)
+        route = self.registry.route(entry.name)
+        selected = set(select_versions(config, entry.versions, entry.name))
+        pinned = route.pinned & set(entry.versions)
+        # What a rollout rejected stays out as long as there is something else to serve.
+        numbers = sorted((selected - route.rejected) | pinned) or sorted(selected)
         demand = (instance_count(config) * len(numbers), threads_asked(config))
         with self._lock:
             self._demands[entry.name] = demand
@@ -435,21 +489,29 @@ class ModelManager:
 
         def drain() -> None:
             numbers = [loaded.number for loaded in retired]
+            while retired:
+                retired.pop().close()
+            self.registry.drained(record, numbers)
+            return_memory()
+            _log.info("unloaded %s %s", record.name, _listed(numbers))
+
+        self._in_background(f"drain-{record.name}", drain)
+
+    def _in_background(self, name: str, work: Callable[[], None]) -> None:
+        def run() -> None:
             try:
-                while retired:
-                    retired.pop().close()
-                self.registry.drained(record, numbers)
-                return_memory()
-                _log.info("unloaded %s %s", record.name, _listed(numbers))
+                work()
+            except HeadraceError as error:
+                _log.error("%s: %s", name, error.details)
             except Exception:
-                _log.exception("unloading %s %s", record.name, _listed(numbers))
+                _log.exception("%s", name)
             finally:
                 with self._lock:
-                    self._draining.discard(threading.current_thread())
+                    self._background.discard(threading.current_thread())
 
-        thread = threading.Thread(target=drain, name=f"drain-{record.name}", daemon=True)
+        thread = threading.Thread(target=run, name=name, daemon=True)
         with self._lock:
-            self._draining.add(thread)
+            self._background.add(thread)
         thread.start()
 
     # ---- telling people -------------------------------------------------------------------------

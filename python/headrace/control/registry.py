@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import threading
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 
 from headrace import runtime
@@ -20,6 +20,7 @@ from headrace.control.states import (
     ModelRecord,
     ModelState,
     VersionRecord,
+    VersionRoute,
 )
 from headrace.errors import InvalidArgumentError, NotFoundError, UnavailableError
 
@@ -69,17 +70,18 @@ class Registry:
 
     def find(self, name: str, version: str = "") -> LoadedVersion:
         """The version that a request for (name, version text) goes to. Errors are ModelInfer's."""
-        number = parse_version(version)
         unknown = f"Request for unknown model: '{name}'"
         with self._lock:
             record = self._models.get(name)
+            label = _labels(record).get(version) if record is not None else None
+            number = label if label is not None else parse_version(version)
             if record is None:
                 raise NotFoundError(f"{unknown} is not found")
             if number is None:
-                ready = record.ready()
-                if not ready:
+                default = record.default()
+                if default is None:
                     raise NotFoundError(f"{unknown} has no available versions")
-                return ready[-1]
+                return default
             row = record.versions.get(number)
             if row is None:
                 raise NotFoundError(f"{unknown} version {number} is not found")
@@ -96,6 +98,21 @@ class Registry:
                 if name in ("", key)
                 for loaded in record.ready()
             ]
+
+    def route(self, name: str) -> VersionRoute:
+        with self._lock:
+            record = self._models.get(name)
+            return record.route if record is not None else VersionRoute()
+
+    def set_route(self, name: str, change: Callable[[ModelRecord], VersionRoute]) -> None:
+        """How the model's requests are shared out from now on. Raises NotFoundError for a model
+        that is not served."""
+        with self._lock:
+            record = self._models.get(name)
+            if record is None or not record.ready():
+                raise NotFoundError(f"Request for unknown model: '{name}' is not found")
+            record.route = change(record)
+            self._publish()
 
     def rows(self, *, ready_only: bool = False) -> dict[str, list[IndexEntry]]:
         """RepositoryIndex's rows of every model that was loaded, or tried."""
@@ -214,11 +231,20 @@ class Registry:
             self._publish()
             return bool(record.ready())
 
+    def retire_others(self, record: ModelRecord, keep: Iterable[int]) -> list[LoadedVersion]:
+        """Takes the versions that are not to be kept out of service; answers them."""
+        with self._lock:
+            retired = self._take_out(record, list(keep))
+            if retired:
+                self._publish()
+        return retired
+
     def take_out(self, record: ModelRecord, *, gone: bool = False) -> list[LoadedVersion]:
         """Takes the whole model out of service; answers what was in memory."""
         with self._lock:
             record.wanted = False
             record.gone = gone
+            record.route = VersionRoute()
             record.failure = ""
             retired = self._take_out(record, ())
             if gone and not retired:
@@ -264,7 +290,18 @@ class Registry:
                     for number, row in record.versions.items()
                 }
                 for name, record in self._models.items()
-            }
+            },
+            {
+                name: runtime.Traffic(
+                    default_version=record.route.default,
+                    labels=_labels(record),
+                    split=record.route.split,
+                    key=record.route.key,
+                    salt=record.route.salt,
+                    fallback=record.route.fallback,
+                )
+                for name, record in self._models.items()
+            },
         )
         self._announce()
 
@@ -280,3 +317,9 @@ class Registry:
         for name in self._health.keys() - health.keys():
             self._server.set_health(name, False)
         self._health = health
+
+
+def _labels(record: ModelRecord) -> dict[str, int]:
+    """What clients may say in the place of a version: "stable" is the default one, always."""
+    default = record.default()
+    return {**({"stable": default.number} if default is not None else {}), **record.route.labels}

@@ -4,7 +4,7 @@ lock."""
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
@@ -22,6 +22,7 @@ __all__ = [
     "ModelRecord",
     "ModelState",
     "VersionRecord",
+    "VersionRoute",
     "cause_text",
 ]
 
@@ -69,6 +70,22 @@ class VersionRecord:
     loaded: LoadedVersion | None = None
 
 
+@dataclass(frozen=True)
+class VersionRoute:
+    """Which versions take part and how a model's requests are shared out over them; what
+    `runtime.Traffic` and the version policy are made from. The default: as the policy says, all to
+    the highest."""
+
+    default: int = 0  # answers what names no version; 0 = the highest that is ready
+    labels: Mapping[str, int] = field(default_factory=dict)
+    split: tuple[tuple[str, float], ...] = ()  # labels and shares
+    key: str = ""  # the request parameter whose value decides
+    salt: str = ""
+    fallback: Mapping[str, str] = field(default_factory=dict)  # label -> label
+    pinned: frozenset[int] = frozenset()  # loaded whatever the version policy says
+    rejected: frozenset[int] = frozenset()  # not loaded whatever the version policy says
+
+
 @dataclass
 class ModelRecord:
     """A model that was loaded, or tried, at least once."""
@@ -78,6 +95,7 @@ class ModelRecord:
     wanted: bool = False  # it is to serve: readiness waits for it
     gone: bool = False  # no longer in a repository: forget it when it has drained
     failure: str = ""  # why its last load failed; "" when it did not
+    route: VersionRoute = field(default_factory=VersionRoute)
     lock: threading.Lock = field(default_factory=threading.Lock)  # one load or unload at a time
 
     def ready(self) -> list[LoadedVersion]:
@@ -87,6 +105,12 @@ class ModelRecord:
             for _, record in sorted(self.versions.items())
             if record.state is ModelState.READY and record.loaded is not None
         ]
+
+    def default(self) -> LoadedVersion | None:
+        """What answers requests that name no version, but for a split."""
+        ready = self.ready()
+        chosen = [loaded for loaded in ready if loaded.number == self.route.default]
+        return chosen[0] if chosen else ready[-1] if ready else None
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,108 @@
+"""A client of headrace.v1.Admin.
+
+with AdminClient(default_admin_socket(8001)) as admin:
+    admin.start("digits", 8, share=0.05)
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import TracebackType
+from typing import TypeVar
+
+import grpc
+from google.protobuf.message import Message
+
+from headrace.errors import error_from_code
+from headrace.protocol import admin
+
+__all__ = ["AdminClient"]
+
+_Response = TypeVar("_Response", bound=Message)
+
+
+class AdminClient:
+    """Thread-safe. `timeout_s` bounds every call; a start loads a model. Failures raise the leaf of
+    `headrace.errors` for their gRPC status."""
+
+    def __init__(self, socket: Path | str, *, timeout_s: float = 600.0) -> None:
+        self._socket = str(socket)
+        self._timeout_s = timeout_s
+        # grpc-core would put the socket's path there, which is no host name.
+        self._channel = grpc.insecure_channel(
+            f"unix:{socket}", options=[("grpc.default_authority", "localhost")]
+        )
+
+    def close(self) -> None:
+        self._channel.close()
+
+    def __enter__(self) -> AdminClient:
+        return self
+
+    def __exit__(
+        self,
+        kind: type[BaseException] | None,
+        error: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self.close()
+
+    def start(
+        self,
+        model: str,
+        candidate: int,
+        *,
+        share: float = 0.0,
+        key: str = "",
+        alpha: float = 0.0,
+        latency_ratio: float = 0.0,
+        min_requests: int = 0,
+        min_seconds: float = 0.0,
+        manual_promotion: bool = False,
+        fallback: bool = True,
+    ) -> admin.RolloutState:
+        """0 stands for the server's default."""
+        request = admin.RolloutStartRequest(
+            model=model,
+            candidate=candidate,
+            share=share,
+            key=key,
+            alpha=alpha,
+            latency_ratio=latency_ratio,
+            min_requests=min_requests,
+            min_seconds=min_seconds,
+            manual_promotion=manual_promotion,
+            no_fallback=not fallback,
+        )
+        return self._call("RolloutStart", request, admin.RolloutState)
+
+    def status(self, model: str = "") -> list[admin.RolloutState]:
+        request = admin.RolloutStatusRequest(model=model)
+        return list(self._call("RolloutStatus", request, admin.RolloutStatusResponse).rollouts)
+
+    def promote(self, model: str) -> admin.RolloutState:
+        request = admin.RolloutPromoteRequest(model=model)
+        return self._call("RolloutPromote", request, admin.RolloutState)
+
+    def rollback(self, model: str) -> admin.RolloutState:
+        request = admin.RolloutRollbackRequest(model=model)
+        return self._call("RolloutRollback", request, admin.RolloutState)
+
+    def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
+        call = self._channel.unary_unary(
+            f"/headrace.v1.Admin/{method}",
+            request_serializer=lambda message: message.SerializeToString(),
+            response_deserializer=response.FromString,
+        )
+        try:
+            answer: _Response = call(request, timeout=self._timeout_s)
+        except grpc.RpcError as error:
+            number, _ = error.code().value
+            details = error.details() or ""
+            if number == 14 and "connect" in details.lower():
+                details = (
+                    f"no server listens on {self._socket}; start one with `headrace serve`, or say "
+                    "which with --grpc-port or --admin-socket"
+                )
+            raise error_from_code(number, details) from None
+        return answer

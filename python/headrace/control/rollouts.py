@@ -1,0 +1,396 @@
+"""Rollouts: gives a new version a share of the requests, watches it, and promotes it or takes it back.
+
+    rollouts = Rollouts(manager)
+    rollouts.start(RolloutPlan("digits", candidate=8, share=0.05))
+    rollouts.status("digits")
+    rollouts.promote("digits")      # or it happens by itself
+    rollouts.rollback("digits")     # also after the promotion, at once: the old version is warm
+
+What decides is `headrace.rollout.judge`; here it is fed with what the versions counted, and what it says
+is done. Threads: every method from any thread; one thread watches all rollouts.
+"""
+
+from __future__ import annotations
+
+import threading
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Literal
+
+from headrace import runtime
+from headrace.control.manager import ModelManager
+from headrace.control.states import LoadedVersion, ModelRecord, VersionRoute
+from headrace.errors import (
+    FailedPreconditionError,
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+)
+from headrace.logs import get_logger
+from headrace.rollout.judge import Block, Judge
+from headrace.rollout.plan import ERRORS, LATENCY, RolloutPlan
+
+__all__ = ["RolloutState", "Rollouts"]
+
+_log = get_logger("rollout")
+
+State = Literal["starting", "running", "promoted", "rolled_back", "ended"]
+STABLE, CANARY = "stable", "canary"
+_LOOK_SECS = 0.1
+# Stable requests it takes to say what its p99 is; until then latency is not judged.
+_BASELINE_REQUESTS = 200
+
+
+@dataclass(frozen=True)
+class RolloutState:
+    """`seconds` since its start; counts since then; latencies of successes, 0 without any."""
+
+    plan: RolloutPlan
+    stable: int
+    state: State
+    reason: str
+    seconds: float
+    stable_requests: int = 0
+    stable_failures: int = 0
+    candidate_requests: int = 0
+    candidate_failures: int = 0
+    stable_p99_us: float = 0.0
+    candidate_p99_us: float = 0.0
+
+
+@dataclass(frozen=True)
+class _Counts:
+    """What a version has answered: its successes by latency bucket, and its failures."""
+
+    failures: int = 0
+    buckets: tuple[int, ...] = ()
+
+    @property
+    def successes(self) -> int:
+        return sum(self.buckets)
+
+    @property
+    def requests(self) -> int:
+        return self.successes + self.failures
+
+    def since(self, before: _Counts) -> _Counts:
+        old = before.buckets or (0,) * len(self.buckets)
+        return _Counts(
+            self.failures - before.failures,
+            tuple(now - then for now, then in zip(self.buckets, old, strict=True)),
+        )
+
+    def slower(self, limit: int) -> int:
+        """Successes in the buckets from `limit` on."""
+        return sum(self.buckets[limit:])
+
+
+@dataclass
+class _Watched:
+    """A version and what it had answered when it was looked at last."""
+
+    loaded: LoadedVersion
+    first: _Counts
+    last: _Counts
+
+    @classmethod
+    def of(cls, loaded: LoadedVersion) -> _Watched:
+        counts = _read(loaded)
+        return cls(loaded, counts, counts)
+
+    def block(self) -> _Counts:
+        now = _read(self.loaded)
+        news = now.since(self.last)
+        self.last = now
+        return news
+
+    @property
+    def total(self) -> _Counts:
+        return self.last.since(self.first)
+
+
+@dataclass
+class _Rollout:
+    plan: RolloutPlan
+    stable: int
+    began: float
+    judge: Judge
+    watched: dict[str, _Watched] = field(default_factory=dict)  # by label
+    limit: int | None = None  # the first latency bucket that counts as slow
+    state: State = "starting"
+    reason: str = ""
+    ended: float | None = None
+
+
+class Rollouts:
+    def __init__(self, manager: ModelManager, *, look_secs: float = _LOOK_SECS) -> None:
+        self._manager = manager
+        self._look_secs = look_secs
+        self._lock = threading.RLock()
+        self._rollouts: dict[str, _Rollout] = {}  # the last one of each model; guarded by _lock
+        self._thread: threading.Thread | None = None  # guarded by _lock
+        self._stop = threading.Event()
+
+    # ---- what people ask ------------------------------------------------------------------------
+
+    def start(self, plan: RolloutPlan, *, fallback: bool = True) -> RolloutState:
+        """Returns when the candidate serves its share. With `fallback` the stable version answers
+        what the candidate fails. Raises FailedPreconditionError when the model has a rollout that
+        runs; NotFoundError for a model that is not served or a version that is not there;
+        InvalidArgumentError when the candidate is the stable version or cannot be loaded."""
+        rollout = _Rollout(plan, 0, time.monotonic(), plan.judge())
+        with self._lock:
+            before = self._rollouts.get(plan.model)
+            if before is not None and before.state in ("starting", "running"):
+                raise FailedPreconditionError(
+                    f"model '{plan.model}' has a rollout of version {before.plan.candidate} "
+                    "already: promote it or roll it back first"
+                )
+            self._rollouts[plan.model] = rollout
+        try:
+            self._begin(rollout, fallback)
+        except BaseException:
+            with self._lock:
+                if before is not None:
+                    self._rollouts[plan.model] = before
+                else:
+                    del self._rollouts[plan.model]
+            raise
+        with self._lock:
+            if self._thread is None and not self._stop.is_set():
+                self._thread = threading.Thread(target=self._watch, name="rollouts", daemon=True)
+                self._thread.start()
+            return _state(rollout)
+
+    def _begin(self, rollout: _Rollout, fallback: bool) -> None:
+        """Loads the candidate, which may take long: without the lock."""
+        plan = rollout.plan
+        stable = self._manager.registry.find(plan.model)
+        if stable.number == plan.candidate:
+            raise InvalidArgumentError(
+                f"model '{plan.model}': version {plan.candidate} is the stable one already"
+            )
+        if plan.candidate not in self._manager.versions_on_disk(plan.model):
+            raise NotFoundError(
+                f"model '{plan.model}' has no version {plan.candidate} in its repository"
+            )
+        rollout.stable = stable.number
+        self._manager.route_beside(
+            plan.model,
+            lambda record: VersionRoute(
+                default=stable.number,
+                labels={CANARY: plan.candidate},
+                split=((CANARY, plan.share), (STABLE, 1.0 - plan.share)),
+                key=plan.key,
+                salt=f"{plan.model}/{plan.candidate}",
+                fallback={CANARY: STABLE} if fallback else {},
+                pinned=frozenset({stable.number, plan.candidate}),
+                rejected=record.route.rejected - {plan.candidate},
+            ),
+            lambda record: self._take_sight(rollout, record),
+        )
+        with self._lock:
+            rollout.state = "running"
+        _log.info(
+            "rollout of %s %d: %.3g %% of the requests; %d is stable",
+            plan.model,
+            plan.candidate,
+            plan.share * 100,
+            stable.number,
+        )
+
+    @staticmethod
+    def _take_sight(rollout: _Rollout, record: ModelRecord) -> None:
+        """Before the candidate's first request: counts from here."""
+        labels = {rollout.stable: STABLE, rollout.plan.candidate: CANARY}
+        for loaded in record.ready():
+            if loaded.number in labels:
+                rollout.watched[labels[loaded.number]] = _Watched.of(loaded)
+            if loaded.number == rollout.plan.candidate:
+                loaded.version.require_finite_outputs(True)
+
+    def status(self, model: str = "") -> list[RolloutState]:
+        """Of one model, or of all. Raises NotFoundError for a model that never had one."""
+        with self._lock:
+            if model and model not in self._rollouts:
+                raise NotFoundError(f"model '{model}' has no rollout")
+            chosen = [self._rollouts[name] for name in sorted(self._rollouts)]
+            return [_state(rollout) for rollout in chosen if model in ("", rollout.plan.model)]
+
+    def promote(self, model: str, reason: str = "asked for") -> RolloutState:
+        """The candidate is the default from now on; the version before stays loaded. Raises
+        FailedPreconditionError when no rollout of the model runs."""
+        with self._lock:
+            rollout = self._rollouts.get(model)
+            if rollout is None or rollout.state != "running":
+                raise FailedPreconditionError(f"model '{model}' has no rollout that runs")
+            self._promote(rollout, reason)
+            return _state(rollout)
+
+    def rollback(self, model: str, reason: str = "asked for") -> RolloutState:
+        """The version before is the default from now on. Raises FailedPreconditionError when the
+        model has no rollout that runs or was promoted."""
+        with self._lock:
+            rollout = self._rollouts.get(model)
+            if rollout is None or rollout.state not in ("running", "promoted"):
+                raise FailedPreconditionError(
+                    f"model '{model}' has no rollout to take back: none runs or was promoted"
+                )
+            self._rollback(rollout, reason)
+            return _state(rollout)
+
+    def stop(self) -> None:
+        """Decides nothing more. Idempotent."""
+        self._stop.set()
+        with self._lock:
+            thread = self._thread
+        if thread is not None:
+            thread.join()
+
+    # ---- watching -------------------------------------------------------------------------------
+
+    def _watch(self) -> None:
+        while not self._stop.wait(self._look_secs):
+            with self._lock:
+                running = [r for r in self._rollouts.values() if r.state == "running"]
+                for rollout in running:
+                    try:
+                        self._step(rollout)
+                    except Exception:
+                        _log.exception("rollout of %s; looking again", rollout.plan.model)
+
+    def _step(self, rollout: _Rollout) -> None:
+        """One look at a rollout that runs, and what follows from it."""
+        blocks = self._look(rollout)
+        if rollout.state != "running" or blocks is None:
+            return
+        verdict = rollout.judge.observe(blocks, time.monotonic() - rollout.began)
+        if verdict.decision == "rollback":
+            self._rollback(rollout, verdict.reason)
+        elif verdict.decision == "promote":
+            self._promote(rollout, verdict.reason)
+        else:
+            rollout.reason = verdict.reason
+
+    def _look(self, rollout: _Rollout) -> Mapping[str, Block] | None:
+        """What the two versions did since the last look. None: it cannot be compared."""
+        plan = rollout.plan
+        found: dict[str, LoadedVersion] = {}
+        for label, number in ((STABLE, rollout.stable), (CANARY, plan.candidate)):
+            try:
+                found[label] = self._manager.registry.find(plan.model, str(number))
+            except HeadraceError as error:
+                self._end(rollout, "ended", f"version {number} is gone: {error.details}")
+                return None
+        fresh = False
+        for label, loaded in found.items():
+            known = rollout.watched.get(label)
+            if known is None or known.loaded is not loaded:  # reloaded: it counts from zero
+                rollout.watched[label] = _Watched.of(loaded)
+                if label == CANARY:
+                    loaded.version.require_finite_outputs(True)
+                fresh = True
+        if fresh:
+            return None
+        stable, canary = rollout.watched[STABLE], rollout.watched[CANARY]
+        s, c = stable.block(), canary.block()
+        if rollout.limit is None and stable.last.successes >= _BASELINE_REQUESTS:
+            # From what came before this look counts, so that the limit does not depend on it.
+            rollout.limit = _slow_from(stable.last, plan.latency_ratio)
+            slow = Block(0, 0, 0, 0)
+        elif rollout.limit is None:
+            slow = Block(0, 0, 0, 0)
+        else:
+            slow = Block(s.successes, s.slower(rollout.limit), c.successes, c.slower(rollout.limit))
+        return {ERRORS: Block(s.requests, s.failures, c.requests, c.failures), LATENCY: slow}
+
+    # ---- acting; under _lock --------------------------------------------------------------------
+
+    def _promote(self, rollout: _Rollout, reason: str) -> None:
+        plan = rollout.plan
+        self._manager.route_now(
+            plan.model,
+            lambda record: VersionRoute(
+                default=plan.candidate,
+                pinned=frozenset({rollout.stable, plan.candidate}),
+                rejected=record.route.rejected,
+            ),
+        )
+        rollout.watched[CANARY].loaded.version.require_finite_outputs(False)
+        self._end(rollout, "promoted", reason)
+
+    def _rollback(self, rollout: _Rollout, reason: str) -> None:
+        plan = rollout.plan
+        self._manager.route_now(
+            plan.model,
+            lambda record: VersionRoute(
+                default=rollout.stable,
+                pinned=frozenset({rollout.stable}),
+                rejected=record.route.rejected | {plan.candidate},
+            ),
+        )
+        self._end(rollout, "rolled_back", reason)
+
+    def _end(self, rollout: _Rollout, state: State, reason: str) -> None:
+        rollout.state = state
+        rollout.reason = reason
+        rollout.ended = time.monotonic()
+        log = _log.warning if state != "promoted" else _log.info
+        log(
+            "rollout of %s %d: %s: %s",
+            rollout.plan.model,
+            rollout.plan.candidate,
+            state.replace("_", " "),
+            reason,
+        )
+
+
+def _read(loaded: LoadedVersion) -> _Counts:
+    statistics = loaded.version.statistics()
+    failures: Mapping[str, int] = statistics["failures"]
+    # Cancelled requests say nothing about the version.
+    failed = sum(count for reason, count in failures.items() if reason != "CANCELED")
+    return _Counts(failed, tuple(statistics["request_ns"]["buckets"]))
+
+
+def _p99_bucket(counts: _Counts) -> int:
+    rest = counts.successes * 0.99
+    for number, count in enumerate(counts.buckets):
+        rest -= count
+        if rest <= 0:
+            return number
+    return len(counts.buckets) - 1
+
+
+def _p99_us(counts: _Counts) -> float:
+    if counts.successes == 0:
+        return 0.0
+    bounds = runtime.histogram_bounds_ns()
+    return bounds[min(_p99_bucket(counts), len(bounds) - 1)] / 1e3
+
+
+def _slow_from(stable: _Counts, ratio: float) -> int:
+    """The first bucket whose latencies are all above `ratio` times the stable version's p99."""
+    bounds = runtime.histogram_bounds_ns()
+    limit = bounds[min(_p99_bucket(stable), len(bounds) - 1)] * ratio
+    return next((n + 1 for n, bound in enumerate(bounds) if bound >= limit), len(bounds))
+
+
+def _state(rollout: _Rollout) -> RolloutState:
+    until = rollout.ended if rollout.ended is not None else time.monotonic()
+    stable = rollout.watched[STABLE].total if STABLE in rollout.watched else _Counts()
+    canary = rollout.watched[CANARY].total if CANARY in rollout.watched else _Counts()
+    return RolloutState(
+        plan=rollout.plan,
+        stable=rollout.stable,
+        state=rollout.state,
+        reason=rollout.reason,
+        seconds=until - rollout.began,
+        stable_requests=stable.requests,
+        stable_failures=stable.failures,
+        candidate_requests=canary.requests,
+        candidate_failures=canary.failures,
+        stable_p99_us=_p99_us(stable),
+        candidate_p99_us=_p99_us(canary),
+    )

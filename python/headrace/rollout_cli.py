@@ -1,0 +1,191 @@
+"""`headrace rollout`: start, status, promote, rollback."""
+
+from __future__ import annotations
+
+import json
+import sys
+from typing import Annotated, Any, Optional
+
+import typer
+
+from headrace.admin_socket import default_admin_socket
+from headrace.errors import InvalidArgumentError
+
+__all__ = ["app"]
+
+app = typer.Typer(
+    help="Give a new version a share of the requests, watched; promote it or take it back.",
+    no_args_is_help=True,
+)
+
+# typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
+Port = Annotated[int, typer.Option("--grpc-port", help="The server's gRPC port, on this machine.")]
+Socket = Annotated[
+    Optional[str],  # noqa: UP045
+    typer.Option("--admin-socket", help="The server's admin socket, when it is not the default."),
+]
+AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
+Model = Annotated[str, typer.Argument(help="Name of the model.")]
+
+
+def _client(port: int, socket: str | None) -> Any:
+    from headrace.client.admin import AdminClient
+
+    return AdminClient(socket or default_admin_socket(port))
+
+
+@app.command()
+def start(
+    model: Model,
+    version: Annotated[int, typer.Argument(help="The candidate, a version in the repository.")],
+    share: Annotated[
+        str, typer.Option(help="Of the requests that name no version: 5% or 0.05.")
+    ] = "5%",
+    by: Annotated[
+        str,
+        typer.Option(help="Request parameter that decides who sees it; default: the request id."),
+    ] = "",
+    alpha: Annotated[
+        float, typer.Option(help="Probability that a good candidate is rolled back.")
+    ] = 0.01,
+    latency_ratio: Annotated[
+        float, typer.Option(help="Slower than this times the stable p99 is slow.")
+    ] = 1.2,
+    min_requests: Annotated[
+        int, typer.Option(help="The candidate's, before it is promoted; 0 = the default.")
+    ] = 0,
+    min_seconds: Annotated[float, typer.Option(help="Before it is promoted.")] = 0.0,
+    manual: Annotated[
+        bool, typer.Option("--manual", help="Do not promote it; wait for `rollout promote`.")
+    ] = False,
+    fallback: Annotated[
+        bool, typer.Option(help="Answer what the candidate fails with the stable version.")
+    ] = True,
+    grpc_port: Port = 8001,
+    admin_socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Load a version beside the one that serves and give it a share of the requests."""
+    with _client(grpc_port, admin_socket) as client:
+        state = client.start(
+            model,
+            version,
+            share=_share(share),
+            key=by,
+            alpha=alpha,
+            latency_ratio=latency_ratio,
+            min_requests=min_requests,
+            min_seconds=min_seconds,
+            manual_promotion=manual,
+            fallback=fallback,
+        )
+    _print([state], as_json)
+
+
+@app.command()
+def status(
+    model: Annotated[str, typer.Argument(help="Name of the model; default: all.")] = "",
+    grpc_port: Port = 8001,
+    admin_socket: Socket = None,
+    as_json: AsJson = False,
+) -> None:
+    """Show rollouts: who has which share, what each version did, and why it ended."""
+    with _client(grpc_port, admin_socket) as client:
+        _print(client.status(model), as_json)
+
+
+@app.command()
+def promote(
+    model: Model, grpc_port: Port = 8001, admin_socket: Socket = None, as_json: AsJson = False
+) -> None:
+    """Give the candidate all requests; the version before stays warm."""
+    with _client(grpc_port, admin_socket) as client:
+        _print([client.promote(model)], as_json)
+
+
+@app.command()
+def rollback(
+    model: Model, grpc_port: Port = 8001, admin_socket: Socket = None, as_json: AsJson = False
+) -> None:
+    """Give the version before all requests, also after a promotion."""
+    with _client(grpc_port, admin_socket) as client:
+        _print([client.rollback(model)], as_json)
+
+
+def _share(text: str) -> float:
+    """ "5%" or "0.05"."""
+    try:
+        share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        share = -1.0
+    if not 0 < share <= 1:
+        raise InvalidArgumentError(
+            f"--share is '{text}'; it must be a share above 0, as 5% or 0.05, of 1 at most"
+        )
+    return share
+
+
+_FIGURES = (
+    "model",
+    "stable",
+    "candidate",
+    "share",
+    "state",
+    "reason",
+    "seconds",
+    "stable_requests",
+    "stable_failures",
+    "candidate_requests",
+    "candidate_failures",
+    "stable_p99_us",
+    "candidate_p99_us",
+)
+
+
+def _print(states: list[Any], as_json: bool) -> None:
+    if as_json:
+        rows = [{name: getattr(state, name) for name in _FIGURES} for state in states]
+        print(json.dumps(rows, indent=2))
+        return
+    if not states:
+        print("no rollouts")
+        return
+    from rich.console import Console
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    for heading in ("model", "arm", "version"):
+        table.add_column(heading)
+    for heading in ("share", "requests", "failed", "p99"):
+        table.add_column(heading, justify="right")
+    table.add_column("state")
+    for state in states:
+        share = state.share if state.state == "running" else float(state.state == "promoted")
+        table.add_row(
+            state.model,
+            "stable",
+            str(state.stable),
+            f"{1 - share:.3g}",
+            f"{state.stable_requests:,}",
+            f"{state.stable_failures:,}",
+            _micros(state.stable_p99_us),
+            f"{state.state.replace('_', ' ')} after {state.seconds:.1f} s",
+        )
+        table.add_row(
+            "",
+            "canary",
+            str(state.candidate),
+            f"{share:.3g}",
+            f"{state.candidate_requests:,}",
+            f"{state.candidate_failures:,}",
+            _micros(state.candidate_p99_us),
+            state.reason,
+        )
+    # Piped: whole lines, nothing cut to a window that is not there.
+    Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _micros(value: float) -> str:
+    if value == 0:
+        return ""
+    return f"{value / 1000:.3g} ms" if value >= 1000 else f"{value:.3g} us"

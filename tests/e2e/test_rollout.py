@@ -1,0 +1,210 @@
+"""A new version gets a share of the requests, is watched, and is promoted or taken back: through the
+command line, with clients that never notice."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+import threading
+from collections import Counter
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import tritonclient.grpc as triton
+from harness import Server, eventually, identity_config, tensor, write_model
+from tritonclient.utils import InferenceServerException
+
+X = np.ones((1, 4), np.float32)
+
+# Every version answers its own number, the bad ones in their own way.
+GOOD = "def infer(inputs):\n    return {{'Y': inputs['X'] * 0 + {number}}}\n"
+FAILS = "def infer(inputs):\n    raise RuntimeError('boom')\n"
+NAN = "def infer(inputs):\n    return {'Y': inputs['X'] * float('nan')}\n"
+SLOW = (
+    "import time\n"
+    "def infer(inputs):\n"
+    "    time.sleep(0.05)\n"
+    "    return {{'Y': inputs['X'] * 0 + {number}}}\n"
+)
+
+
+def version(repository: Path, number: int, code: str = GOOD) -> None:
+    text = code.format(number=number) if "{number}" in code else code
+    write_model(repository, "m", identity_config("FP32"), {"model.py": text}, number)
+
+
+@pytest.fixture
+def repository(tmp_path: Path) -> Path:
+    folder = tmp_path / "models"
+    folder.mkdir()
+    version(folder, 1)
+    return folder
+
+
+def rollout(server: Server, *words: str, ok: bool = True) -> Any:
+    command = [str(Path(sys.executable).with_name("headrace")), "rollout", *words]
+    done = subprocess.run(
+        [*command, "--grpc-port", str(server.port), *(["--json"] if ok else [])],
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert (done.returncode == 0) == ok, done.stderr
+    return json.loads(done.stdout) if ok else done.stderr
+
+
+def state(server: Server) -> dict[str, Any]:
+    (only,) = rollout(server, "status", "m")
+    return dict(only)
+
+
+class Asking:
+    """What clients saw: answers by the version they name, right or not, and errors."""
+
+    def __init__(self) -> None:
+        self.answers: Counter[str] = Counter()
+        self.arms: Counter[str] = Counter()
+        self.fallbacks = 0
+        self.problems: list[str] = []
+        self.done = threading.Event()
+
+    def ask(self, client: triton.InferenceServerClient, request_id: str = "") -> None:
+        try:
+            answer = client.infer("m", [tensor("X", X)], request_id=request_id)
+        except InferenceServerException as error:
+            self.problems.append(str(error))
+            return
+        response = answer.get_response()
+        self.answers[response.model_version] += 1
+        self.arms[response.parameters["hr.arm"].string_param] += 1
+        self.fallbacks += "hr.fallback_from" in response.parameters
+        if not np.array_equal(answer.as_numpy("Y"), X * float(response.model_version)):
+            self.problems.append(f"version {response.model_version}: {answer.as_numpy('Y')}")
+
+
+@contextmanager
+def clients(server: Server, count: int = 4) -> Iterator[Asking]:
+    """Ask without a pause."""
+    seen = Asking()
+
+    def run() -> None:
+        with triton.InferenceServerClient(server.address) as client:
+            while not seen.done.is_set():
+                seen.ask(client)
+
+    threads = [threading.Thread(target=run) for _ in range(count)]
+    for thread in threads:
+        thread.start()
+    try:
+        yield seen
+    finally:
+        seen.done.set()
+        for thread in threads:
+            thread.join()
+
+
+def test_a_good_candidate_is_promoted_and_can_be_taken_back(repository: Path) -> None:
+    with Server(repository) as server, clients(server) as seen:
+        version(repository, 2)
+        (started,) = rollout(
+            server, "start", "m", "2", "--share", "50%", "--min-requests", "100",
+            "--latency-ratio", "1000", "--min-seconds", "0.1",
+        )  # fmt: skip
+        assert (started["stable"], started["candidate"], started["state"]) == (1, 2, "running")
+        eventually(lambda: state(server)["state"] == "promoted", "promoted", 120)
+        before = seen.answers["2"]
+        eventually(lambda: seen.answers["2"] > before + 50, "served by version 2")
+        # The version before is warm.
+        (back,) = rollout(server, "rollback", "m")
+        assert back["state"] == "rolled_back"
+        answer = server.client.infer("m", [tensor("X", X)])
+        assert answer.get_response().model_version == "1"
+        assert seen.problems == []
+        assert seen.arms["canary"] > 0
+        assert seen.arms["stable"] > 0
+
+
+@pytest.mark.parametrize("code", [FAILS, NAN, SLOW], ids=["fails", "nan", "slow"])
+def test_a_bad_candidate_is_taken_back_and_nobody_notices(repository: Path, code: str) -> None:
+    with Server(repository) as server, clients(server) as seen:
+        eventually(lambda: seen.answers["1"] > 300, "a baseline")
+        version(repository, 2, code)
+        rollout(server, "start", "m", "2", "--share", "20%", "--latency-ratio", "10")
+        last = eventually(
+            lambda: (now := state(server))["state"] == "rolled_back" and now, "rolled back", 120
+        )
+        assert last["candidate_requests"] > 0
+        answer = server.client.infer("m", [tensor("X", X)])
+        assert answer.get_response().model_version == "1"
+        assert seen.problems == []
+        if code != SLOW:
+            assert last["candidate_failures"] > 0
+            assert seen.fallbacks == last["candidate_failures"]
+            assert seen.answers["2"] == 0
+        # It stays out, and its version is unloaded.
+        ready = server.client.is_model_ready
+        eventually(lambda: not ready("m", "2"), "unloaded")
+        assert ready("m", "1")
+        assert ready("m", "stable")
+
+
+def test_without_fallback_its_failures_are_the_clients(repository: Path) -> None:
+    with Server(repository) as server, clients(server) as seen:
+        version(repository, 2, FAILS)
+        rollout(server, "start", "m", "2", "--share", "20%", "--no-fallback")
+        eventually(lambda: state(server)["state"] == "rolled_back", "rolled back", 120)
+        assert len(seen.problems) > 0
+        assert all("boom" in problem for problem in seen.problems)
+        assert seen.fallbacks == 0
+
+
+def test_a_request_keeps_its_arm_and_labels_name_versions(repository: Path) -> None:
+    version(repository, 2)
+    (repository / "m" / "2").rename(repository / "m" / "2.later")
+    with Server(repository) as server:
+        (repository / "m" / "2.later").rename(repository / "m" / "2")
+        rollout(server, "start", "m", "2", "--share", "0.3", "--by", "user", "--manual")
+
+        def ask(user: str, wanted: str = "") -> str:
+            answer = server.client.infer(
+                "m", [tensor("X", X)], model_version=wanted, parameters={"user": user}
+            )
+            return str(answer.get_response().model_version)
+
+        first = {f"u{n}": ask(f"u{n}") for n in range(60)}
+        assert set(first.values()) == {"1", "2"}
+        assert {user: ask(user) for user in first} == first
+        assert {ask("u0", "stable"), ask("u1", "stable")} == {"1"}
+        assert {ask("u0", "canary"), ask("u1", "canary")} == {"2"}
+        assert server.client.get_model_metadata("m", "canary").versions == ["1", "2"]
+        rollout(server, "promote", "m")
+        assert {ask(user) for user in first} == {"2"}
+        assert ask("u0", "stable") == "2"
+        with pytest.raises(InferenceServerException, match="failed to get model version"):
+            ask("u0", "canary")
+
+
+def test_what_cannot_be_is_refused_with_its_reason(repository: Path) -> None:
+    with Server(repository) as server:
+        assert "no version 7" in rollout(server, "start", "m", "7", ok=False)
+        assert "unknown model: 'nope'" in rollout(server, "start", "nope", "1", ok=False)
+        assert "stable one already" in rollout(server, "start", "m", "1", ok=False)
+        assert "--share is '0%'" in rollout(server, "start", "m", "1", "--share", "0%", ok=False)
+        assert "no rollout" in rollout(server, "promote", "m", ok=False)
+        assert "none runs or was promoted" in rollout(server, "rollback", "m", ok=False)
+        assert "no rollout" in rollout(server, "status", "m", ok=False)
+        version(repository, 2, "this is no Python\n")
+        assert "load failed" in rollout(server, "start", "m", "2", ok=False)
+        assert rollout(server, "status") == []
+        version(repository, 3)
+        rollout(server, "start", "m", "3", "--manual")
+        assert "already" in rollout(server, "start", "m", "3", ok=False)
+        # What was asked in vain changed nothing.
+        assert server.client.is_model_ready("m", "1")
+        assert not server.client.is_model_ready("m", "2")
+    assert "no server listens" in rollout(server, "status", ok=False)
