@@ -153,10 +153,9 @@ def _gzip_bomb() -> bytes:
 
 
 def _upload() -> bytes:
-    """256 messages of 4 MB, all begun and none complete, as far as the windows go."""
-    start = message(bytes(65000), length=4 << 20)
-    body = b"".join(frame(DATA, 0, i, bytes(16384)) for _ in range(3) for i in odd(256))
-    return b"".join(opened(i, INFER_BLOCK) + data(i, start, end=False) for i in odd(100)) + body
+    """100 messages of 4 MB, all begun and none complete, within the windows that the server gives."""
+    start = message(bytes(60000), length=4 << 20)
+    return b"".join(opened(i, INFER_BLOCK) + data(i, start, end=False) for i in odd(100))
 
 
 def _infer_calls() -> bytes:
@@ -224,7 +223,7 @@ ATTACKS: dict[str, Attack] = {
         ends=False,
     ),
     "unfinished uploads": Attack(
-        "256 messages of 4 MB in parts", _upload, connections=4, seconds=7, reads=True, again=False
+        "100 messages of 4 MB in parts", _upload, connections=4, seconds=7, reads=True, again=False
     ),
     "10,000 idle connections": Attack(
         "a preface, then nothing", connections=10000, ends=False, again=False, seconds=8

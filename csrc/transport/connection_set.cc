@@ -41,6 +41,8 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
       Socket& self = *static_cast<Socket*>(timer.owner);
       self.step_at_ = kNever;
       if (self.closing_) return;
+      // A crowd that came together is ended together.
+      if (!self.http2_.trusted() && !self.shaking_hands()) return self.set_.wait_for_turn(self);
       // What is due may end it; the flush at the end of the turn closes then.
       self.http2_.advance(self.set_.loop_.now());
       self.set_.mark_dirty(self);
@@ -75,7 +77,8 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     } else {
       set_.close(*this);
     }
-    return http2_.last_cost();
+    constexpr std::size_t kTurnCost = 4;
+    return kTurnCost + http2_.last_cost();
   }
 
   // Writes what there is. False: close.
