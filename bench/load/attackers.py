@@ -153,7 +153,7 @@ def _gzip_bomb() -> bytes:
 
 
 def _upload() -> bytes:
-    """100 messages of 4 MB, all begun and none complete, within the windows that the server gives."""
+    """100 messages of 4 MB, all begun and none complete, within the server's windows."""
     start = message(bytes(60000), length=4 << 20)
     return b"".join(opened(i, INFER_BLOCK) + data(i, start, end=False) for i in odd(100))
 
