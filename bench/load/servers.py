@@ -17,7 +17,7 @@ from pathlib import Path
 
 import identity
 
-__all__ = ["Peer", "Server", "ServerFailedError", "peers", "running"]
+__all__ = ["Peer", "Server", "ServerFailedError", "free_port", "peers", "running"]
 
 HERE = Path(__file__).resolve().parent
 OURS = ("headrace-openvino", "headrace-callback")
@@ -140,7 +140,7 @@ def peers(
     ]
 
 
-def _free_port() -> int:
+def free_port() -> int:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         return int(probe.getsockname()[1])
@@ -187,7 +187,7 @@ def running(
     Raises ServerFailedError with the end of the server's log.
     """
     work.mkdir(parents=True)
-    port = _free_port()
+    port = free_port()
     log = work / "log.txt"
     with log.open("wb") as out:
         process = subprocess.Popen(

@@ -9,6 +9,11 @@
 namespace headrace {
 namespace {
 
+// A message that inflates to more than this must not have been smaller than a part of it: a megabyte
+// may claim a gigabyte otherwise (deflate's limit is 1032 to 1), which an I/O thread would inflate.
+constexpr std::size_t kFreelyInflated = std::size_t{16} << 20;
+constexpr std::size_t kMostInflation = 32;
+
 constexpr HeaderField kStatus200{":status", "200", true};
 constexpr HeaderField kContentType{"content-type", "application/grpc", true};
 constexpr HeaderField kAcceptEncodingField{"grpc-accept-encoding", kAcceptEncoding, true};
@@ -310,9 +315,11 @@ bool Call::take_message(BufferRef& message) {
   message = std::move(message_);
   if (!compressed_) return true;
   const std::size_t packed = message.size();
+  const std::size_t limit =
+      std::min(method_->max_message_bytes, std::max(kFreelyInflated, packed * kMostInflation));
   std::size_t granted = 0;
   Result<BufferRef> inflated =
-      inflate_message(encoding_, message.span(), method_->max_message_bytes, [&](std::size_t more) {
+      inflate_message(encoding_, message.span(), limit, [&](std::size_t more) {
         if (!set_->budget_.take(more)) return false;
         charged_ += more;
         stream_->charge(more);

@@ -21,6 +21,12 @@ constexpr uint64_t kHeaderBlockFactor = 4;
 constexpr uint32_t kMaxPaddingBytes = 256;
 // Frames a read: above, reads get shorter; below half of it, longer.
 constexpr std::size_t kFramesPerRead = 256;
+constexpr std::size_t kUntrustedFramesPerRead = 64;
+// A read's own cost, and what DATA costs to copy, in frames.
+constexpr std::size_t kReadCost = 4;
+constexpr std::size_t kBytesPerCost = 2048;
+// Each may be a field of the HPACK table.
+constexpr std::size_t kHeaderBytesPerCost = 128;
 
 TimePoint after(TimePoint from, Milliseconds time) {
   return from == kNever || time == Milliseconds(0) ? kNever : saturating_add(from, time);
@@ -67,6 +73,7 @@ ConnectionGuard::ConnectionGuard(const ConnectionLimits& limits, TimePoint now, 
           now, std::chrono::duration_cast<Milliseconds>(limits.max_age * (0.9 + 0.2 * jitter)))) {}
 
 void ConnectionGuard::glitch(uint64_t count, TimePoint now) {
+  trust_less(count);
   if (!glitches_.take(count, now)) exceeded_ = true;
 }
 
@@ -76,15 +83,23 @@ std::optional<Limit> ConnectionGuard::on_bytes(std::span<const std::byte> bytes,
   ping_sent_ = kNever;
   unit_began_ = scanner_.in_head() ? false : !scanner_.in_payload() && !in_block_;
   std::size_t frames = 0;
+  std::size_t header_bytes = 0;
   const bool fine = scanner_.scan(bytes, [&](const FrameHead& head) {
     ++frames;
+    if (head.type == NGHTTP2_HEADERS || head.type == NGHTTP2_CONTINUATION) {
+      header_bytes += head.length;
+    }
     return on_head(head, now);
   });
   if (!fine) return exceeded_limit_;
   if (exceeded_) return Limit::kGlitches;
 
-  if (frames > kFramesPerRead) read_quota_ = std::max(kMinRead, read_quota_ / 2);
-  if (frames < kFramesPerRead / 2) read_quota_ = std::min(kMaxRead, read_quota_ * 2);
+  const std::size_t work = frames + header_bytes / kHeaderBytesPerCost;
+  last_cost_ = kReadCost + work + bytes.size() / kBytesPerCost;
+  const std::size_t did = trusted() ? frames : work;
+  const std::size_t most = trusted() ? kFramesPerRead : kUntrustedFramesPerRead;
+  if (did > most) read_quota_ = std::max(kMinRead, read_quota_ / 2);
+  if (did < most / 2) read_quota_ = std::min(kMaxRead, read_quota_ * 2);
 
   if (!settled_) {
     frames_ += frames;
@@ -134,6 +149,7 @@ bool ConnectionGuard::on_head(const FrameHead& head, TimePoint now) {
       if ((head.flags & NGHTTP2_FLAG_END_HEADERS) != 0) in_block_ = false;
       break;
     case NGHTTP2_RST_STREAM:
+      trust_less(1);
       if (!resets_.take(1, now)) return exceed(Limit::kRapidReset);
       break;
     case NGHTTP2_SETTINGS:
@@ -171,7 +187,10 @@ bool ConnectionGuard::on_ping(TimePoint now) {
 }
 
 void ConnectionGuard::on_stream_closed(bool well, TimePoint now) {
-  if (well) resets_.give(1);
+  if (well) {
+    resets_.give(1);
+    trust_more();
+  }
   if (--open_streams_ == 0) idle_since_ = now;
 }
 

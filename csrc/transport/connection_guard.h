@@ -16,6 +16,7 @@
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <cstdint>
 #include <optional>
@@ -76,6 +77,7 @@ class ConnectionGuard {
   void on_stream_closed(bool well, TimePoint now);
   // HEADERS or DATA was sent.
   void on_sent(bool data) {
+    if (data) trust_more();
     strikes_ = 0;
     answered_since_ping_ = true;
     if (data) ++data_sent_;
@@ -90,8 +92,15 @@ class ConnectionGuard {
   // How many bytes to read at once: fewer when they are many small frames, so that a flood on one
   // connection does not hold up the others of its loop.
   std::size_t read_quota() const { return read_quota_; }
+  // What the last bytes were to handle: about a unit a frame.
+  std::size_t last_cost() const { return last_cost_; }
+  // Calls were answered, and far more than reset or wrong. Those who have not got so far share a part of
+  // each turn: a crowd of them holds up one another, not the others.
+  bool trusted() const { return trust_ >= kTrusted; }
 
  private:
+  static constexpr uint32_t kTrusted = 32;  // answered and ended well, a point each
+  static constexpr uint32_t kMostTrust = 64;
   static constexpr std::size_t kMaxRead = 128 * 1024;
   static constexpr std::size_t kMinRead = 4 * 1024;
 
@@ -102,6 +111,10 @@ class ConnectionGuard {
     exceeded_limit_ = limit;
     return false;
   }
+  void trust_more() {
+    if (trust_ < kMostTrust) ++trust_;
+  }
+  void trust_less(uint64_t by) { trust_ -= static_cast<uint32_t>(std::min<uint64_t>(by, trust_)); }
   TimePoint keepalive_at() const;
   TimePoint idle_at() const;
   Step next_ending(TimePoint now);
@@ -125,7 +138,9 @@ class ConnectionGuard {
   uint64_t data_sent_ = 0;
   uint64_t window_updates_ = 0;
   bool unit_began_ = false;  // in the bytes at hand: a frame, or a header block
-  std::size_t read_quota_ = kMaxRead;
+  std::size_t read_quota_ = kMinRead;
+  std::size_t last_cost_ = 0;
+  uint32_t trust_ = 0;
 
   // Pings.
   uint32_t strikes_ = 0;

@@ -49,8 +49,8 @@ struct ConnectionLimits {
   Milliseconds ping_min_interval{300'000};
   bool permit_keepalive_without_calls = false;  // else two hours while no stream is open
 
-  Milliseconds preface_timeout{5'000};  // TLS, preface and SETTINGS
-  Milliseconds header_timeout{5'000};   // a header block, or any frame but DATA
+  Milliseconds preface_timeout{4'000};  // TLS, preface and SETTINGS
+  Milliseconds header_timeout{4'000};   // a header block, or any frame but DATA
   // A message that has begun must go on: looked at every `body_timeout`, at least `body_min_rate`
   // bytes a second since the last look. Time in which our own flow control held the client up does
   // not count. Two looks make the end: after twice this time at most.

@@ -16,6 +16,11 @@ namespace {
 constexpr std::size_t kReadBytes = 128 * 1024;
 constexpr int kVectors = 64;
 constexpr std::size_t kPrefaceBytes = 24;  // RFC 9113 3.4
+// A turn's share of all connections that are not trusted, in ConnectionGuard::last_cost().
+constexpr std::size_t kUntrustedCost = 96;
+// Streams, and connections, whose end is handled in one turn.
+constexpr std::size_t kEndsPerTurn = 256;
+constexpr std::size_t kEndCost = 16;  // of a connection, in streams
 
 }  // namespace
 
@@ -36,6 +41,8 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
       Socket& self = *static_cast<Socket*>(timer.owner);
       self.step_at_ = kNever;
       if (self.closing_) return;
+      // A crowd that came together is ended together.
+      if (!self.http2_.trusted() && !self.shaking_hands()) return self.set_.wait_for_turn(self);
       // What is due may end it; the flush at the end of the turn closes then.
       self.http2_.advance(self.set_.loop_.now());
       self.set_.mark_dirty(self);
@@ -51,10 +58,27 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   void on_ready(uint32_t events) override {
     if (closing_) return;
     // The event stays, and comes back next turn.
-    if (shaking_hands() && !set_.take_handshake_turn()) return;
+    const bool readable = (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
+    if (shaking_hands()) {
+      if (!set_.take_handshake_turn()) return;
+    } else if (readable && !http2_.trusted()) {
+      return set_.wait_for_turn(*this);
+    }
     http2_.advance(set_.loop_.now());
-    if ((events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0 && !read()) return set_.close(*this);
+    if (readable && !read()) return set_.close(*this);
     set_.mark_dirty(*this);
+  }
+
+  // The turn of one that is not trusted. What it cost.
+  std::size_t receive() {
+    http2_.advance(set_.loop_.now());
+    if (read()) {
+      set_.mark_dirty(*this);
+    } else {
+      set_.close(*this);
+    }
+    constexpr std::size_t kTurnCost = 4;
+    return kTurnCost + http2_.last_cost();
   }
 
   // Writes what there is. False: close.
@@ -93,6 +117,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   int fd() const { return fd_; }
   Http2Connection& http2() { return http2_; }
   bool dirty = false;
+  bool waits_for_turn = false;
 
   void mark_closing() {
     closing_ = true;
@@ -258,14 +283,34 @@ bool ConnectionSet::take_handshake_turn() {
   return handshakes_in_turn_++ < tls_limits_.handshakes_per_turn;
 }
 
+void ConnectionSet::request_turn_end() {
+  if (std::exchange(turn_end_requested_, true)) return;
+  loop_.at_turn_end(*this);
+}
+
 void ConnectionSet::mark_dirty(Socket& socket) {
   if (socket.dirty || socket.closing()) return;
   socket.dirty = true;
   dirty_.push_back(&socket);
-  if (!turn_end_requested_) {
-    turn_end_requested_ = true;
-    loop_.at_turn_end(*this);
+  request_turn_end();
+}
+
+void ConnectionSet::wait_for_turn(Socket& socket) {
+  if (std::exchange(socket.waits_for_turn, true)) return;
+  untrusted_.push(&socket);
+  request_turn_end();
+}
+
+void ConnectionSet::receive_untrusted() {
+  std::size_t cost = 0;
+  while (!untrusted_.empty() && cost < kUntrustedCost) {
+    Socket* socket = untrusted_.front();
+    untrusted_.pop();
+    if (socket == nullptr) continue;  // closed meanwhile
+    socket->waits_for_turn = false;
+    cost += socket->receive();
   }
+  if (!untrusted_.empty()) request_turn_end();
 }
 
 void ConnectionSet::close(Socket& socket) {
@@ -275,15 +320,18 @@ void ConnectionSet::close(Socket& socket) {
   open_.erase(&socket);
   if (socket.dirty)
     std::erase(dirty_, &socket);  // it may be for the next turn, and this one destroys it
-  closed_.emplace_back(&socket);
-  if (!turn_end_requested_) {
-    turn_end_requested_ = true;
-    loop_.at_turn_end(*this);
+  if (socket.waits_for_turn) {
+    for (Socket*& one : untrusted_) {
+      if (one == &socket) one = nullptr;
+    }
   }
+  closed_.push(std::unique_ptr<Socket>(&socket));
+  request_turn_end();
 }
 
 void ConnectionSet::on_turn_end() {
   turn_end_requested_ = false;
+  receive_untrusted();
   // A flush may make others dirty, or its own again: those wait for the next turn.
   flushing_.swap(dirty_);
   for (Socket* socket : flushing_) {
@@ -291,12 +339,21 @@ void ConnectionSet::on_turn_end() {
     if (!socket->closing() && !socket->flush()) close(*socket);
   }
   flushing_.clear();
-  std::vector<std::unique_ptr<Socket>> gone = std::move(closed_);
-  closed_.clear();
-  const std::size_t ended = gone.size();
-  gone.clear();
+  destroy_closed();
+}
+
+void ConnectionSet::destroy_closed() {
+  std::size_t ended = 0;
+  std::size_t cost = 0;
+  while (!closed_.empty() && (cost < kEndsPerTurn || shutting_down_)) {
+    std::unique_ptr<Socket> socket = std::move(closed_.front());
+    closed_.pop();
+    cost += kEndCost + socket->http2().open_streams();
+    ++ended;
+  }
   // After their streams have ended: who waits for the count may rely on that.
   counters_.connections_open.subtract(ended);
+  if (!closed_.empty()) request_turn_end();
 }
 
 void ConnectionSet::begin_shutdown() {
@@ -310,6 +367,7 @@ void ConnectionSet::finish_shutdown() {
 }
 
 void ConnectionSet::close_all() {
+  shutting_down_ = true;
   const std::vector<Socket*> all(open_.begin(), open_.end());
   for (Socket* socket : all) {
     socket->flush();

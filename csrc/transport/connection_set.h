@@ -16,6 +16,7 @@
 #include <vector>
 
 #include "base/counter.h"
+#include "base/fifo.h"
 #include "transport/connection_cap.h"
 #include "transport/connection_limits.h"
 #include "transport/event_loop.h"
@@ -70,6 +71,11 @@ class ConnectionSet final : public EventLoop::TurnEnd {
   class Socket;
   void mark_dirty(Socket& socket);
   void close(Socket& socket);
+  void request_turn_end();
+  // Of a connection that is not trusted (ConnectionGuard): it reads when its turn comes.
+  void wait_for_turn(Socket& socket);
+  void receive_untrusted();
+  void destroy_closed();
   // Whether a handshake may go on in this turn.
   bool take_handshake_turn();
 
@@ -86,8 +92,9 @@ class ConnectionSet final : public EventLoop::TurnEnd {
   std::size_t handshakes_in_turn_ = 0;
   std::unordered_set<Socket*> open_;
   std::vector<Socket*> dirty_;
-  std::vector<Socket*> flushing_;                // dirty_ of this turn's end
-  std::vector<std::unique_ptr<Socket>> closed_;  // destroyed at the end of the turn
+  std::vector<Socket*> flushing_;         // dirty_ of this turn's end
+  Fifo<Socket*> untrusted_;               // have something to read; null: closed
+  Fifo<std::unique_ptr<Socket>> closed_;  // destroyed at the end of a turn
   bool turn_end_requested_ = false;
   bool shutting_down_ = false;
 };

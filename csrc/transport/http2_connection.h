@@ -64,6 +64,8 @@ class Http2Connection {
   void on_written(bool blocked, bool progress) { guard_.on_written(blocked, progress, now_); }
   // The most to read for one feed().
   std::size_t read_quota() const { return guard_.read_quota(); }
+  std::size_t last_cost() const { return guard_.last_cost(); }
+  bool trusted() const { return guard_.trusted(); }
 
   // Bytes from the client. False: the session is broken; drain what is left and close.
   bool feed(std::span<const std::byte> bytes);

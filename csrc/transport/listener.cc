@@ -21,7 +21,7 @@
 namespace headrace {
 namespace {
 
-constexpr int kAcceptsPerTurn = 64;
+constexpr int kAcceptsPerTurn = 16;
 constexpr Milliseconds kPause{100};
 
 // grpcio's spelling: a URI, so the brackets (and a scope's %) are percent-encoded; an IPv4 client of a

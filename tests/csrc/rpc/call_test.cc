@@ -3,6 +3,8 @@
 
 #include <doctest/doctest.h>
 
+#include <random>
+
 #include <string>
 #include <vector>
 
@@ -294,6 +296,23 @@ TEST_CASE("inflated bytes count against the budget while the call is handled") {
   CHECK(bomb.status() == 8);
   ScriptedHandler::answer(*echo.server.calls.find(echo.handler.records[0].id), "");
   echo.handler.hold = false;
+  echo.check_well();
+}
+
+TEST_CASE("a bomb is refused long before the method's limit; a large message that is one is not") {
+  Echo echo(512 << 20, 512 << 20);
+  const Headers gzip = {{"grpc-encoding", "gzip"}};
+  const auto status = [&](const std::string& text) {
+    return echo.send(grpc_message(compress_text(Encoding::kGzip, text), 1), gzip).status();
+  };
+  CHECK(status(std::string(16 << 20, 'x')) == 0);
+  CHECK(status(std::string((16 << 20) + 1, 'x')) == 8);
+  CHECK(echo.handler.records.size() == 1);
+  // One byte in sixteen is any.
+  std::string honest(24 << 20, 'x');
+  std::mt19937 random(7);
+  for (std::size_t at = 0; at < honest.size(); at += 16) honest[at] = static_cast<char>(random());
+  CHECK(status(honest) == 0);
   echo.check_well();
 }
 

@@ -290,13 +290,57 @@ TEST_CASE("heads are seen whatever pieces they come in") {
 
 TEST_CASE("many small frames make reads shorter, few make them longer again") {
   Guarded to(untimed());
-  const std::size_t most = to.guard.read_quota();
+  const std::size_t most = 128 * 1024;
+  CHECK(to.guard.read_quota() <= 8192);
+  for (int i = 0; i < 20; ++i) CHECK_FALSE(to.feed(headers(1)));
+  CHECK(to.guard.read_quota() == most);
   std::string flood;
   for (uint32_t id = 1; id < 1000; id += 2) flood += headers(id, 1);
   for (int i = 0; i < 20; ++i) CHECK_FALSE(to.feed(flood));
   CHECK(to.guard.read_quota() == 4096);
   for (int i = 0; i < 20; ++i) CHECK_FALSE(to.feed(headers(1)));
   CHECK(to.guard.read_quota() == most);
+}
+
+TEST_CASE("trust: earned with calls, lost with resets and glitches") {
+  Guarded to(untimed());
+  CHECK_FALSE(to.guard.trusted());
+  for (int i = 0; i < 16; ++i) {
+    CHECK_FALSE(to.guard.trusted());
+    to.open();
+    to.guard.on_sent(true);
+    to.close(true);
+  }
+  CHECK(to.guard.trusted());
+  const std::string reset = http2_frame(NGHTTP2_RST_STREAM, 0, 1, std::string("\0\0\0\x8", 4));
+  CHECK_FALSE(to.feed(reset));
+  CHECK_FALSE(to.guard.trusted());
+  // Half of all calls cancelled is not held against anyone.
+  for (int i = 0; i < 1000; ++i) {
+    to.open();
+    to.guard.on_sent(true);
+    to.close(true);
+    to.open();
+    CHECK_FALSE(to.feed(reset));
+    to.close(false);
+  }
+  CHECK(to.guard.trusted());
+  to.guard.glitch(40, to.now);
+  CHECK_FALSE(to.guard.trusted());
+}
+
+TEST_CASE("what a read costs: frames, header lists by their size, DATA for little") {
+  Guarded to(untimed());
+  CHECK_FALSE(to.feed(http2_frame(NGHTTP2_PRIORITY, 0, 3, "12345")));
+  const std::size_t one = to.guard.last_cost();
+  std::string ten;
+  for (int i = 0; i < 10; ++i) ten += http2_frame(NGHTTP2_PRIORITY, 0, 3, "12345");
+  CHECK_FALSE(to.feed(ten));
+  CHECK(to.guard.last_cost() == one + 9);
+  CHECK_FALSE(to.feed(headers(1, 12'800)));
+  CHECK(to.guard.last_cost() >= one + 100);
+  CHECK_FALSE(to.feed(http2_frame(NGHTTP2_DATA, 0, 1, std::string(16'384, 'x'))));
+  CHECK(to.guard.last_cost() <= one + 8);
 }
 
 TEST_CASE("preface and SETTINGS have five seconds") {

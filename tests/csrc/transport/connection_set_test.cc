@@ -3,6 +3,7 @@
 #include <doctest/doctest.h>
 
 #include <functional>
+#include <future>
 #include <memory>
 #include <string>
 #include <vector>
@@ -39,6 +40,38 @@ TEST_CASE("answers go on past drain()'s bound while the socket takes them") {
     REQUIRE(socket.finish(id));
     CHECK(socket.client.reply(id).status() == 0);
   }
+}
+
+TEST_CASE("a crowd of new connections: each gets its turn, those that leave before it are gone") {
+  Rig rig;
+  std::vector<std::unique_ptr<SocketClient>> stay;
+  std::vector<std::unique_ptr<SocketClient>> leave;
+  std::vector<int32_t> last;
+  // All at once: the loop waits until everything has been sent.
+  std::promise<void> sent;
+  for (int i = 0; i < 40; ++i) {
+    (i % 2 == 0 ? stay : leave).push_back(std::make_unique<SocketClient>(rig.connect()));
+  }
+  REQUIRE(rig.loop.post([wait = sent.get_future().share()] { wait.wait(); }));
+  for (const auto& crowd : {&stay, &leave}) {
+    for (const std::unique_ptr<SocketClient>& one : *crowd) {
+      int32_t id = 0;
+      for (int k = 0; k < 100; ++k) id = one->client.call(kPath, std::to_string(k));
+      if (crowd == &stay) last.push_back(id);
+      one->send();
+    }
+  }
+  for (std::size_t i = 0; i < leave.size(); i += 2) leave[i]->close();
+  sent.set_value();
+  for (std::size_t i = 1; i < leave.size(); i += 2) leave[i]->close();
+  for (std::size_t i = 0; i < stay.size(); ++i) {
+    REQUIRE(stay[i]->finish(last[i]));
+    CHECK(stay[i]->client.reply(last[i]).message() == "99");
+  }
+  CHECK(rig.until([&] { return rig.open_connections() == 20; }));
+  stay.clear();
+  CHECK(rig.until([&] { return rig.open_connections() == 0; }));
+  CHECK(rig.on_loop([&] { return rig.calls.active(); }) == 0);
 }
 
 TEST_CASE("many connections, each with calls in flight, answered from another thread") {

@@ -291,9 +291,9 @@ TEST_CASE("a preface that does not come, headers that drip") {
                                   std::string("PRI * HTTP/2.0\r\n\r\nSM\r\n\r\n")}) {
     Http2Connection connection({}, server.calls, "ipv4:192.0.2.1:1");
     CHECK(connection.feed(bytes_of(sent)));
-    CHECK(connection.next_step() == TimePoint{} + 5s);
-    CHECK(connection.advance(TimePoint{} + 5s - 1ms));
-    CHECK_FALSE(connection.advance(TimePoint{} + 5s));
+    CHECK(connection.next_step() == TimePoint{} + 4s);
+    CHECK(connection.advance(TimePoint{} + 4s - 1ms));
+    CHECK_FALSE(connection.advance(TimePoint{} + 4s));
     OutputQueue output;
     CHECK_FALSE(connection.drain(output));
     const std::vector<Frame> frames = parse_frames(take_all(output));
@@ -304,9 +304,9 @@ TEST_CASE("a preface that does not come, headers that drip") {
   CHECK(to.at(10s));
   CHECK(to.serves());
   CHECK_FALSE(to.goaway(http2_frame(NGHTTP2_HEADERS, 0, 3, kRequest)));
-  CHECK(to.at(15s - 1ms));
+  CHECK(to.at(14s - 1ms));
   CHECK_FALSE(to.goaway(http2_frame(NGHTTP2_CONTINUATION, 0, 3, literal("a", "b"))));
-  CHECK_FALSE(to.at(15s));
+  CHECK_FALSE(to.at(14s));
   CHECK(to.counters.read(Limit::kHeaderTime) == 1);
 }
 
