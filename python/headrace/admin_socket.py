@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import stat
-import tempfile
 from pathlib import Path
 
 from headrace.errors import FailedPreconditionError
@@ -17,7 +16,8 @@ def _folder() -> Path:
     runtime = os.environ.get("XDG_RUNTIME_DIR")
     if runtime and Path(runtime).is_dir():
         return Path(runtime) / "headrace"
-    return Path(tempfile.gettempdir()) / f"headrace-{os.getuid()}"
+    # Not $TMPDIR: a server and its client may have different ones, and socket paths must be short.
+    return Path("/tmp") / f"headrace-{os.getuid()}"
 
 
 def default_admin_socket(grpc_port: int) -> Path:

@@ -79,8 +79,8 @@ class ServerConfig:
     tls_reload_secs: float = 10.0  # how often the files are looked at; 0 = only on SIGHUP
     metrics_port: int = 8002  # 0 = any free one, -1 = no metrics
     io_threads: int = 0  # threads that own connections; 0 = planned from the cores
-    # How long an I/O thread that has nothing to do may look for the next call before it sleeps, where
-    # most calls follow that soon. 0, or a single core: it sleeps at once.
+    # How long an I/O thread that has nothing to do may look for the next call before it sleeps,
+    # where most calls follow that soon. 0, or a single core: it sleeps at once.
     busy_poll_us: int = 100
     cores: int = 0  # cores to divide over model instances; 0 = all this process may use
     max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods

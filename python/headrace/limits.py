@@ -42,8 +42,8 @@ class ConnectionLimits:
     ping_max_strikes: int = 2
     ping_min_interval_s: float = 300.0
     permit_keepalive_without_calls: bool = False
-    preface_timeout_s: float = 5.0
-    header_timeout_s: float = 5.0
+    preface_timeout_s: float = 4.0
+    header_timeout_s: float = 4.0
     body_timeout_s: float = 2.0
     body_min_rate: int = 1024
     idle_timeout_s: float = 900.0
