@@ -13,6 +13,8 @@ namespace {
 // may claim a gigabyte otherwise (deflate's limit is 1032 to 1), which an I/O thread would inflate.
 constexpr std::size_t kFreelyInflated = std::size_t{16} << 20;
 constexpr std::size_t kMostInflation = 32;
+// To find that out took an I/O thread milliseconds: five of them at once end the connection.
+constexpr uint64_t kInflationGlitches = 2000;
 
 constexpr HeaderField kStatus200{":status", "200", true};
 constexpr HeaderField kContentType{"content-type", "application/grpc", true};
@@ -146,7 +148,7 @@ Metadata Call::metadata() const {
 
 void Call::on_headers_end(bool too_large) {
   if (!content_type_ok_ && !too_large) {
-    stream_->count_glitch();
+    stream_->count_glitches(1);
     // Not a gRPC client: HTTP's own answer (PROTOCOL-HTTP2.md, Content-Type).
     const std::array<HeaderField, 1> headers = {{{":status", "415", true}}};
     stream_->send_headers_only(headers);
@@ -174,7 +176,7 @@ void Call::on_headers_end(bool too_large) {
 }
 
 void Call::reject(const Status& status) {
-  stream_->count_glitch();
+  stream_->count_glitches(1);
   abort(status);
 }
 
@@ -327,7 +329,11 @@ bool Call::take_message(BufferRef& message) {
         return true;
       });
   if (!inflated) {
-    abort(inflated.error());
+    const Status& error = inflated.error();
+    if (error.code() == StatusCode::kResourceExhausted && error.message() != kBudgetFull) {
+      stream_->count_glitches(kInflationGlitches);
+    }
+    abort(error);
     return false;
   }
   message = *std::move(inflated);

@@ -120,7 +120,7 @@ class Http2Connection {
   }
   // Counts, says GOAWAY and breaks the session off.
   void exceed(Limit limit);
-  void glitch() { guard_.glitch(1, now_); }
+  void glitch(uint64_t count = 1) { guard_.glitch(count, now_); }
   // A field beyond the limits of its list. False: stop reading the list, reset the stream.
   bool on_header_over(Stream& stream, std::size_t bytes);
   bool take(const ConnectionGuard::Step& step);

@@ -151,6 +151,6 @@ bool Http2Connection::window_stalls(Stream& stream) {
   return timeout != Milliseconds(0) && now_ - stream.unsent_since_ >= timeout;
 }
 
-void Stream::count_glitch() { connection_->glitch(); }
+void Stream::count_glitches(uint64_t count) { connection_->glitch(count); }
 
 }  // namespace headrace

@@ -75,8 +75,8 @@ class Stream {
   void send_headers_only(std::span<const HeaderField> headers);
   // Ends the stream with RST_STREAM.
   void reset(Http2Error error);
-  // The request was no good: enough of them end the connection.
-  void count_glitch();
+  // The request was no good, so much as `count` small ones: enough of them end the connection.
+  void count_glitches(uint64_t count);
 
   // Body bytes queued and not yet framed: what back-pressure looks at.
   std::size_t unsent() const { return unsent_; }

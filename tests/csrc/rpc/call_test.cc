@@ -308,12 +308,29 @@ TEST_CASE("a bomb is refused long before the method's limit; a large message tha
   CHECK(status(std::string(16 << 20, 'x')) == 0);
   CHECK(status(std::string((16 << 20) + 1, 'x')) == 8);
   CHECK(echo.handler.records.size() == 1);
-  // One byte in sixteen is any.
+  // One byte in sixteen is any: an honest tensor.
   std::string honest(24 << 20, 'x');
   std::mt19937 random(7);
   for (std::size_t at = 0; at < honest.size(); at += 16) honest[at] = static_cast<char>(random());
   CHECK(status(honest) == 0);
   echo.check_well();
+}
+
+TEST_CASE("a handful of bombs ends the connection") {
+  Echo echo(512 << 20, 512 << 20);
+  const std::string bomb =
+      grpc_message(compress_text(Encoding::kGzip, std::string(17 << 20, 'x')), 1);
+  int refused = 0;
+  bool open = true;
+  while (open && refused < 10) {
+    const int32_t id = echo.wire.client.open(kPath, {{"grpc-encoding", "gzip"}});
+    echo.wire.client.send(id, bomb);
+    echo.wire.client.end(id);
+    open = echo.wire.pump();
+    ++refused;
+  }
+  CHECK_FALSE(open);
+  CHECK(refused == 5);
 }
 
 TEST_CASE("request metadata: order, duplicates, any bytes; gRPC's own is left out") {
