@@ -4,6 +4,7 @@ the command line, with clients that never notice."""
 from __future__ import annotations
 
 import json
+import queue
 import subprocess
 import sys
 import threading
@@ -187,6 +188,25 @@ def test_a_request_keeps_its_arm_and_labels_name_versions(repository: Path) -> N
         assert ask("u0", "stable") == "2"
         with pytest.raises(InferenceServerException, match="failed to get model version"):
             ask("u0", "canary")
+
+
+def test_the_requests_of_a_stream_are_shared_out_one_by_one(repository: Path) -> None:
+    answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
+    with Server(repository) as server:
+        version(repository, 2)
+        rollout(server, "start", "m", "2", "--share", "0.5", "--manual")
+        server.client.start_stream(lambda result, error: answers.put((result, error)))
+        for number in range(100):
+            server.client.async_stream_infer("m", [tensor("X", X)], request_id=f"r{number}")
+        arms: Counter[tuple[str, str]] = Counter()
+        for _ in range(100):
+            result, error = answers.get(timeout=60)
+            assert error is None
+            response = result.get_response()
+            assert response.parameters["triton_final_response"].bool_param
+            arms[response.parameters["hr.arm"].string_param, response.model_version] += 1
+        server.client.stop_stream()
+        assert set(arms) == {("canary", "2"), ("stable", "1")}
 
 
 def test_what_cannot_be_is_refused_with_its_reason(repository: Path) -> None:
