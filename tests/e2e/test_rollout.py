@@ -9,16 +9,21 @@ import subprocess
 import sys
 import threading
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
+import grpc
 import numpy as np
 import pytest
 import tritonclient.grpc as triton
 from harness import Server, eventually, identity_config, tensor, write_model
 from tritonclient.utils import InferenceServerException
+
+from headrace.admin_socket import default_admin_socket
+from headrace.client.admin import AdminClient
+from headrace.errors import HeadraceError
 
 X = np.ones((1, 4), np.float32)
 
@@ -47,21 +52,36 @@ def repository(tmp_path: Path) -> Path:
     return folder
 
 
-def rollout(server: Server, *words: str, ok: bool = True) -> Any:
+def cli(server: Server, *words: str, ok: bool = True) -> str:
     command = [str(Path(sys.executable).with_name("headrace")), "rollout", *words]
     done = subprocess.run(
-        [*command, "--grpc-port", str(server.port), *(["--json"] if ok else [])],
-        capture_output=True,
-        text=True,
-        timeout=120,
+        [*command, "--grpc-port", str(server.port)], capture_output=True, text=True, timeout=120
     )
     assert (done.returncode == 0) == ok, done.stderr
-    return json.loads(done.stdout) if ok else done.stderr
+    return done.stdout if ok else done.stderr
 
 
-def state(server: Server) -> dict[str, Any]:
-    (only,) = rollout(server, "status", "m")
-    return dict(only)
+@contextmanager
+def admin_of(server: Server) -> Iterator[AdminClient]:
+    with AdminClient(default_admin_socket(server.port)) as client:
+        yield client
+
+
+def state(server: Server) -> Any:
+    with admin_of(server) as admin:
+        (only,) = admin.status("m")
+    return only
+
+
+def start(server: Server, candidate: int, **options: Any) -> Any:
+    with admin_of(server) as admin:
+        return admin.start("m", candidate, **options)
+
+
+def refusal(call: Callable[[], Any]) -> str:
+    with pytest.raises(HeadraceError) as error:
+        call()
+    return error.value.details
 
 
 class Asking:
@@ -112,17 +132,19 @@ def clients(server: Server, count: int = 4) -> Iterator[Asking]:
 def test_a_good_candidate_is_promoted_and_can_be_taken_back(repository: Path) -> None:
     with Server(repository) as server, clients(server) as seen:
         version(repository, 2)
-        (started,) = rollout(
-            server, "start", "m", "2", "--share", "50%", "--min-requests", "100",
-            "--latency-ratio", "1000", "--min-seconds", "0.1",
+        (started,) = json.loads(
+            cli(
+                server, "start", "m", "2", "--share", "50%", "--min-requests", "100",
+                "--latency-ratio", "1000", "--min-seconds", "0.1", "--json",
+            )
         )  # fmt: skip
         assert (started["stable"], started["candidate"], started["state"]) == (1, 2, "running")
-        eventually(lambda: state(server)["state"] == "promoted", "promoted", 120)
+        eventually(lambda: state(server).state == "promoted", "promoted", 120)
+        assert "promoted after" in cli(server, "status", "m")
         before = seen.answers["2"]
         eventually(lambda: seen.answers["2"] > before + 50, "served by version 2")
         # The version before is warm.
-        (back,) = rollout(server, "rollback", "m")
-        assert back["state"] == "rolled_back"
+        assert "rolled back after" in cli(server, "rollback", "m")
         answer = server.client.infer("m", [tensor("X", X)])
         assert answer.get_response().model_version == "1"
         assert seen.problems == []
@@ -135,16 +157,16 @@ def test_a_bad_candidate_is_taken_back_and_nobody_notices(repository: Path, code
     with Server(repository) as server, clients(server) as seen:
         eventually(lambda: seen.answers["1"] > 300, "a baseline")
         version(repository, 2, code)
-        rollout(server, "start", "m", "2", "--share", "20%", "--latency-ratio", "10")
+        start(server, 2, share=0.2, latency_ratio=10)
         last = eventually(
-            lambda: (now := state(server))["state"] == "rolled_back" and now, "rolled back", 120
+            lambda: (now := state(server)).state == "rolled_back" and now, "rolled back", 120
         )
-        assert last["candidate_requests"] > 0
+        assert last.candidate_requests > 0
         answer = server.client.infer("m", [tensor("X", X)])
         assert answer.get_response().model_version == "1"
         assert seen.problems == []
         if code != SLOW:
-            assert last["candidate_failures"] > 0
+            assert last.candidate_failures > 0
             assert seen.fallbacks > 0
             assert seen.answers["2"] == 0
         # It stays out, and its version is unloaded.
@@ -157,8 +179,8 @@ def test_a_bad_candidate_is_taken_back_and_nobody_notices(repository: Path, code
 def test_without_fallback_its_failures_are_the_clients(repository: Path) -> None:
     with Server(repository) as server, clients(server) as seen:
         version(repository, 2, FAILS)
-        rollout(server, "start", "m", "2", "--share", "20%", "--no-fallback")
-        eventually(lambda: state(server)["state"] == "rolled_back", "rolled back", 120)
+        start(server, 2, share=0.2, fallback=False)
+        eventually(lambda: state(server).state == "rolled_back", "rolled back", 120)
         assert len(seen.problems) > 0
         assert all("boom" in problem for problem in seen.problems)
         assert seen.fallbacks == 0
@@ -169,7 +191,7 @@ def test_a_request_keeps_its_arm_and_labels_name_versions(repository: Path) -> N
     (repository / "m" / "2").rename(repository / "m" / "2.later")
     with Server(repository) as server:
         (repository / "m" / "2.later").rename(repository / "m" / "2")
-        rollout(server, "start", "m", "2", "--share", "0.3", "--by", "user", "--manual")
+        start(server, 2, share=0.3, key="user", manual_promotion=True)
 
         def ask(user: str, wanted: str = "") -> str:
             answer = server.client.infer(
@@ -183,7 +205,7 @@ def test_a_request_keeps_its_arm_and_labels_name_versions(repository: Path) -> N
         assert {ask("u0", "stable"), ask("u1", "stable")} == {"1"}
         assert {ask("u0", "canary"), ask("u1", "canary")} == {"2"}
         assert server.client.get_model_metadata("m", "canary").versions == ["1", "2"]
-        rollout(server, "promote", "m")
+        assert "promoted after" in cli(server, "promote", "m")
         assert {ask(user) for user in first} == {"2"}
         assert ask("u0", "stable") == "2"
         with pytest.raises(InferenceServerException, match="failed to get model version"):
@@ -194,7 +216,7 @@ def test_the_requests_of_a_stream_are_shared_out_one_by_one(repository: Path) ->
     answers: queue.Queue[tuple[Any, Any]] = queue.Queue()
     with Server(repository) as server:
         version(repository, 2)
-        rollout(server, "start", "m", "2", "--share", "0.5", "--manual")
+        start(server, 2, share=0.5, manual_promotion=True)
         server.client.start_stream(lambda result, error: answers.put((result, error)))
         for number in range(100):
             server.client.async_stream_infer("m", [tensor("X", X)], request_id=f"r{number}")
@@ -210,21 +232,42 @@ def test_the_requests_of_a_stream_are_shared_out_one_by_one(repository: Path) ->
 
 
 def test_what_cannot_be_is_refused_with_its_reason(repository: Path) -> None:
-    with Server(repository) as server:
-        assert "no version 7" in rollout(server, "start", "m", "7", ok=False)
-        assert "unknown model: 'nope'" in rollout(server, "start", "nope", "1", ok=False)
-        assert "stable one already" in rollout(server, "start", "m", "1", ok=False)
-        assert "--share is '0%'" in rollout(server, "start", "m", "1", "--share", "0%", ok=False)
-        assert "no rollout" in rollout(server, "promote", "m", ok=False)
-        assert "none runs or was promoted" in rollout(server, "rollback", "m", ok=False)
-        assert "no rollout" in rollout(server, "status", "m", ok=False)
+    with Server(repository) as server, admin_of(server) as admin:
+        assert "--share is '0%'" in cli(server, "start", "m", "1", "--share", "0%", ok=False)
+        assert "no version 7" in cli(server, "start", "m", "7", ok=False)
+        assert "unknown model: 'nope'" in refusal(lambda: admin.start("nope", 1))
+        assert "stable one already" in refusal(lambda: admin.start("m", 1))
+        assert "share is 1.5" in refusal(lambda: admin.start("m", 2, share=1.5))
+        assert "no rollout" in refusal(lambda: admin.promote("m"))
+        assert "none runs or was promoted" in refusal(lambda: admin.rollback("m"))
+        assert "no rollout" in refusal(lambda: admin.status("m"))
         version(repository, 2, "this is no Python\n")
-        assert "load failed" in rollout(server, "start", "m", "2", ok=False)
-        assert rollout(server, "status") == []
+        assert "load failed" in refusal(lambda: admin.start("m", 2))
+        assert admin.status() == []
         version(repository, 3)
-        rollout(server, "start", "m", "3", "--manual")
-        assert "already" in rollout(server, "start", "m", "3", ok=False)
+        start(server, 3, manual_promotion=True)
+        assert "already" in refusal(lambda: admin.start("m", 3))
         # What was asked in vain changed nothing.
         assert server.client.is_model_ready("m", "1")
         assert not server.client.is_model_ready("m", "2")
-    assert "no server listens" in rollout(server, "status", ok=False)
+    assert "no server listens" in cli(server, "status", ok=False)
+
+
+def test_the_admin_service_is_not_on_the_data_port(repository: Path) -> None:
+    with Server(repository) as server:
+        call = server.channel.unary_unary("/headrace.v1.Admin/RolloutStatus")
+        with pytest.raises(grpc.RpcError) as error:
+            call(b"", timeout=30)
+        assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+        socket = default_admin_socket(server.port)
+        assert socket.stat().st_mode & 0o077 == 0
+        assert socket.parent.stat().st_mode & 0o077 == 0
+        # And nothing else is on its socket.
+        with grpc.insecure_channel(
+            f"unix:{socket}", options=[("grpc.default_authority", "localhost")]
+        ) as channel:
+            infer = channel.unary_unary("/inference.GRPCInferenceService/ServerLive")
+            with pytest.raises(grpc.RpcError) as error:
+                infer(b"", timeout=30)
+            assert error.value.code() is grpc.StatusCode.UNIMPLEMENTED
+    assert not socket.exists()
