@@ -6,6 +6,7 @@
 #include <atomic>
 #include <functional>
 #include <memory>
+#include <mutex>
 #include <thread>
 #include <utility>
 #include <vector>
@@ -32,6 +33,7 @@ class Answering final : public Servable {
       answer(std::move(mine));
     };
     if (!on_thread) return reply(std::move(request));
+    const std::lock_guard lock(mutex_);
     threads_.emplace_back([reply, raw = request.release()] { reply(RequestPtr(raw)); });
   }
   const ModelSpec& spec() const override { return spec_; }
@@ -44,7 +46,8 @@ class Answering final : public Servable {
  private:
   const Status status_;
   ModelSpec spec_;
-  std::vector<std::thread> threads_;
+  std::mutex mutex_;
+  std::vector<std::thread> threads_;  // guarded by mutex_
 };
 
 // Where the answers arrive; keeps one request for reuse, as a pool does.
@@ -64,14 +67,14 @@ class Client final : public Completion {
   }
   ~Client() override { delete pooled; }
   RequestPtr make() {
-    Request* request = pooled != nullptr ? std::exchange(pooled, nullptr) : new Request(*this);
-    return RequestPtr(request);
+    Request* request = pooled.exchange(nullptr);
+    return RequestPtr(request != nullptr ? request : new Request(*this));
   }
   void wait_for(int count) {
     for (int seen = answers; seen < count; seen = answers) answers.wait(seen);
   }
 
-  Request* pooled = nullptr;
+  std::atomic<Request*> pooled{nullptr};
   std::atomic<int> answers{0};
   Status status;
   std::string version;
@@ -161,8 +164,8 @@ TEST_CASE("chains in chains: each passes on by itself") {
 
 TEST_CASE("it lives as long as a request needs it, on whatever thread the answers come") {
   Client client;
+  const auto second = good();  // ends last: the first one's threads call it
   const auto first = bad();
-  const auto second = good();
   first->on_thread = second->on_thread = true;
   for (int i = 1; i <= 50; ++i) {
     auto fallback = Fallback::make({first, second}, "canary");
