@@ -118,9 +118,9 @@ def _share(text: str) -> float:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         share = -1.0
-    if not 0 < share <= 1:
+    if not 0 < share < 1:
         raise InvalidArgumentError(
-            f"--share is '{text}'; it must be a share above 0, as 5% or 0.05, of 1 at most"
+            f"--share is '{text}'; it must be a share above 0 and below 1, as 5% or 0.05"
         )
     return share
 

@@ -254,6 +254,24 @@ def test_what_cannot_be_is_refused_with_its_reason(repository: Path) -> None:
     assert "no server listens" in cli(server, "status", ok=False)
 
 
+def test_a_rollback_to_what_is_gone_is_refused_and_takes_nothing_away(repository: Path) -> None:
+    version(repository, 2)
+    explicit = ("--model-control-mode", "explicit", "--load-model", "m")
+    (repository / "m" / "2").rename(repository.parent / "2")
+    with Server(repository, *explicit) as server, admin_of(server) as admin:
+        (repository.parent / "2").rename(repository / "m" / "2")
+        start(server, 2, manual_promotion=True)
+        assert admin.promote("m").state == "promoted"
+        # Loaded anew, the model is what its version policy says: version 2 alone.
+        server.client.unload_model("m")
+        eventually(lambda: not server.client.is_model_ready("m"), "unloaded")
+        server.client.load_model("m")
+        assert not server.client.is_model_ready("m", "1")
+        assert "version 1 is no longer loaded" in refusal(lambda: admin.rollback("m"))
+        answer = server.client.infer("m", [tensor("X", X)])
+        assert answer.get_response().model_version == "2"
+
+
 def test_the_admin_service_is_not_on_the_data_port(repository: Path) -> None:
     with Server(repository) as server:
         call = server.channel.unary_unary("/headrace.v1.Admin/RolloutStatus")

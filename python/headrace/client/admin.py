@@ -13,7 +13,7 @@ from typing import TypeVar
 import grpc
 from google.protobuf.message import Message
 
-from headrace.errors import error_from_code
+from headrace.client.unary import call_unary
 from headrace.protocol import admin
 
 __all__ = ["AdminClient"]
@@ -89,20 +89,12 @@ class AdminClient:
         return self._call("RolloutRollback", request, admin.RolloutState)
 
     def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
-        call = self._channel.unary_unary(
+        return call_unary(
+            self._channel,
             f"/headrace.v1.Admin/{method}",
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response.FromString,
+            request,
+            response,
+            self._timeout_s,
+            f"no server listens on {self._socket}; start one with `headrace serve`, or say which "
+            "with --grpc-port or --admin-socket",
         )
-        try:
-            answer: _Response = call(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            number, _ = error.code().value
-            details = error.details() or ""
-            if number == 14 and "connect" in details.lower():
-                details = (
-                    f"no server listens on {self._socket}; start one with `headrace serve`, or say "
-                    "which with --grpc-port or --admin-socket"
-                )
-            raise error_from_code(number, details) from None
-        return answer

@@ -15,8 +15,9 @@ from typing import Any, TypeVar
 import grpc
 from google.protobuf.message import Message
 
+from headrace.client.unary import call_unary
 from headrace.datatypes import Array, datatype_of, decode, encode
-from headrace.errors import InvalidArgumentError, error_from_code
+from headrace.errors import InvalidArgumentError
 from headrace.protocol import kserve, model_config
 
 __all__ = ["Client"]
@@ -51,23 +52,15 @@ class Client:
         self.close()
 
     def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
-        call = self._channel.unary_unary(
+        return call_unary(
+            self._channel,
             _PATH + method,
-            request_serializer=lambda message: message.SerializeToString(),
-            response_deserializer=response.FromString,
+            request,
+            response,
+            self._timeout_s,
+            f"no server answers at {self._address}; start one with `headrace serve`, or give its "
+            "address with --url",
         )
-        try:
-            answer: _Response = call(request, timeout=self._timeout_s)
-        except grpc.RpcError as error:
-            number, _ = error.code().value
-            details = error.details() or ""
-            if number == 14 and "connect" in details.lower():
-                details = (
-                    f"no server answers at {self._address}; start one with `headrace serve`, or "
-                    "give its address with --url"
-                )
-            raise error_from_code(number, details) from None
-        return answer
 
     def server_metadata(self) -> kserve.ServerMetadataResponse:
         request = kserve.ServerMetadataRequest()

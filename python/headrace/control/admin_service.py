@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
@@ -53,7 +53,7 @@ class AdminService:
 
     def start(self, request: admin.RolloutStartRequest) -> admin.RolloutState:
         check_model_name(request.model)
-        wanted: dict[str, object] = {
+        wanted: dict[str, Any] = {
             "share": 0.05,
             "key": request.key,
             "auto_promote": not request.manual_promotion,
@@ -62,7 +62,7 @@ class AdminService:
             value = getattr(request, name)
             if value:  # 0 stands for the default
                 wanted[name] = value
-        plan = RolloutPlan(model=request.model, candidate=request.candidate, **wanted)  # type: ignore[arg-type]
+        plan = RolloutPlan(model=request.model, candidate=request.candidate, **wanted)
         return _message(self._rollouts.start(plan, fallback=not request.no_fallback))
 
     def status(self, request: admin.RolloutStatusRequest) -> admin.RolloutStatusResponse:

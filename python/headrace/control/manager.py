@@ -272,9 +272,10 @@ class ModelManager:
 
     def _settle(self, name: str) -> None:
         with self.registry.turn(name) as record:
-            if not record.ready():
-                return
             keep = self._look(name, None).fingerprints.keys()
+            # Never the last that serves, whatever has become of the repository meanwhile.
+            if not any(loaded.number in keep for loaded in record.ready()):
+                return
             self._retire(record, self.registry.retire_others(record, keep))
             ready = record.ready()
             if ready and ready[-1].number == record.route.default:

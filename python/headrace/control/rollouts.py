@@ -231,13 +231,20 @@ class Rollouts:
 
     def rollback(self, model: str, reason: str = "asked for") -> RolloutState:
         """The version before is the default from now on. Raises FailedPreconditionError when the
-        model has no rollout that runs or was promoted."""
+        model has no rollout that runs or was promoted, or that version is no longer loaded."""
         with self._lock:
             rollout = self._rollouts.get(model)
             if rollout is None or rollout.state not in ("running", "promoted"):
                 raise FailedPreconditionError(
                     f"model '{model}' has no rollout to take back: none runs or was promoted"
                 )
+            try:
+                self._manager.registry.find(model, str(rollout.stable))
+            except HeadraceError as error:
+                raise FailedPreconditionError(
+                    f"model '{model}': version {rollout.stable} is no longer loaded, so there is "
+                    "nothing to go back to; start a rollout of it instead"
+                ) from error
             self._rollback(rollout, reason)
             return _state(rollout)
 
