@@ -244,7 +244,7 @@ class PyServer {
   }
 
   void publish(
-      const std::map<std::string, std::map<int64_t, std::shared_ptr<ModelVersion>>>& wanted,
+      const std::map<std::string, std::map<int64_t, std::shared_ptr<Servable>>>& wanted,
       const std::map<std::string, PyTraffic>& traffic) {
     const py::gil_scoped_release release;
     std::map<std::string, ModelRoutes, std::less<>> models;

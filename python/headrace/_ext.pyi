@@ -120,8 +120,11 @@ def callback_model(
     (batch dimension first; a left-out optional input is missing) and answering {output name:
     array}. What it raises becomes INTERNAL for the requests of that batch."""
 
+class Servable:
+    """What answers requests; composed here, executed by the core."""
+
 @final
-class ModelVersion:
+class ModelVersion(Servable):
     """A loaded version: signature, queue, instances. Life: warm_up -> start -> close."""
 
     def __init__(
@@ -373,10 +376,10 @@ class Server:
     def port(self) -> int: ...
     def publish(
         self,
-        routes: Mapping[str, Mapping[int, ModelVersion | None]],
+        routes: Mapping[str, Mapping[int, Servable | None]],
         traffic: Mapping[str, Traffic] = {},
     ) -> None:
-        """Replaces the route table whole: {model: {version: ready ModelVersion or None}}. Requests
+        """Replaces the route table whole: {model: {version: ready Servable or None}}. Requests
         without a version go where the model's Traffic says, else to the highest ready one. Returns
         when no I/O thread uses the old table."""
 

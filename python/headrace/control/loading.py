@@ -31,6 +31,7 @@ from headrace.repository.model_config import (
     unused_settings,
     validate,
 )
+from headrace.repository.policy import ModelPolicy
 from headrace.repository.scan import ModelEntry
 
 __all__ = ["Plan", "VersionLoader", "load_callable"]
@@ -68,6 +69,7 @@ class VersionLoader:
         entry: ModelEntry,
         number: int,
         config: model_config.ModelConfig,
+        policy: ModelPolicy,
         *,
         fingerprint: str,
         plan: Plan,
@@ -110,7 +112,7 @@ class VersionLoader:
                     if len(self._single_thread) > _REMEMBERED:
                         self._single_thread.pop(next(iter(self._single_thread)), None)
         return _started(
-            completed, number, warmed, entry=entry, fingerprint=fingerprint, began=started
+            completed, policy, number, warmed, entry=entry, fingerprint=fingerprint, began=started
         )
 
 
@@ -125,7 +127,7 @@ def load_callable(
         tensor_specs(config.output, config.max_batch_size),
     )
     warmed = _warmed(config, number, model, [], Plan(len(functions), 1), opened=None, entry=None)
-    return _started(config, number, warmed, entry=None, fingerprint="", began=began)
+    return _started(config, ModelPolicy(), number, warmed, entry=None, fingerprint="", began=began)
 
 
 @dataclass(frozen=True)
@@ -213,6 +215,7 @@ def _warmed(
 
 def _started(
     config: model_config.ModelConfig,
+    policy: ModelPolicy,
     number: int,
     warmed: _Warm,
     *,
@@ -230,6 +233,8 @@ def _started(
         number=number,
         fingerprint=fingerprint,
         version=warmed.version,
+        servable=_with_policy(warmed.version, policy),
+        policy=policy,
         config=config,
         instances=warmed.plan.instances,
         threads=warmed.plan.threads,
@@ -237,6 +242,11 @@ def _started(
         path=entry.path / str(number) if entry is not None else None,
         on_close=warmed.closers,
     )
+
+
+def _with_policy(version: runtime.ModelVersion, policy: ModelPolicy) -> runtime.Servable:
+    """What the route table gets: the version with what its policy puts in front of it."""
+    return version
 
 
 def _warm_up(

@@ -59,6 +59,7 @@ from headrace.repository.model_config import (
     validate,
 )
 from headrace.repository.names import check_model_name
+from headrace.repository.policy import ModelPolicy, read_policy
 from headrace.repository.scan import ModelEntry, find_model, scan, scan_model
 from headrace.repository.watch import Watch
 
@@ -102,6 +103,7 @@ class _Wanted:
     entry: ModelEntry
     config: model_config.ModelConfig
     fingerprints: Mapping[int, str]  # by version to be served
+    policy: ModelPolicy
     resources: tuple[object, ...] = ()
 
 
@@ -388,6 +390,7 @@ class ModelManager:
         resources: tuple[object, ...] = (),
     ) -> _Wanted:
         validate(config)
+        policy = read_policy(entry)
         route = self.registry.route(entry.name)
         selected = set(select_versions(config, entry.versions, entry.name))
         pinned = route.pinned & set(entry.versions)
@@ -396,9 +399,9 @@ class ModelManager:
         demand = (instance_count(config) * len(numbers), threads_asked(config))
         with self._lock:
             self._demands[entry.name] = demand
-        settings = f"{entry.path}/{entry.config_fingerprint}/{tag}"
+        settings = f"{entry.path}/{entry.config_fingerprint}/{tag}/{policy.fingerprint}"
         fingerprints = {n: f"{settings}/{entry.version_fingerprints[n]}" for n in numbers}
-        return _Wanted(entry, config, fingerprints, resources)
+        return _Wanted(entry, config, fingerprints, policy, resources)
 
     def _plan(self, name: str, config: model_config.ModelConfig) -> Plan:
         """Threads an instance of this model, beside every other model that is served or asked
@@ -453,6 +456,7 @@ class ModelManager:
                     wanted.entry,
                     number,
                     wanted.config,
+                    wanted.policy,
                     fingerprint=wanted.fingerprints[number],
                     plan=plan,
                 )

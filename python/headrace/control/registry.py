@@ -286,7 +286,7 @@ class Registry:
         self._server.publish(
             {
                 name: {
-                    number: row.loaded.version if row.loaded is not None else None
+                    number: row.loaded.servable if row.loaded is not None else None
                     for number, row in record.versions.items()
                 }
                 for name, record in self._models.items()

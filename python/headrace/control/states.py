@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from headrace import errors
 from headrace.protocol import model_config
+from headrace.repository.policy import ModelPolicy
 
 if TYPE_CHECKING:
     from headrace import runtime
@@ -44,6 +45,9 @@ class LoadedVersion:
     number: int
     fingerprint: str  # of the files and the configuration it was loaded from
     version: runtime.ModelVersion
+    # What answers its requests: the version itself, or what policies put in front of it.
+    servable: runtime.Servable
+    policy: ModelPolicy
     config: model_config.ModelConfig
     instances: int
     threads: int  # intra-op threads an instance

@@ -5,6 +5,7 @@ A repository is a directory of model directories in Triton's layout:
     models/
       digits/
         config.pbtxt          optional
+        policy.yaml           optional: what the server does around the model (policy.py)
         1/model.onnx          a version: a positive integer
         labels.txt, warmup/   what the configuration refers to
 
@@ -29,6 +30,7 @@ from headrace.repository.names import (
 )
 
 CONFIG_FILENAME = "config.pbtxt"
+POLICY_FILENAME = "policy.yaml"
 DUPLICATE = "model appears in two or more repositories"
 
 # Bounds of one model directory; beyond them it is no model but somebody's disk.
@@ -50,6 +52,7 @@ class ModelEntry:
     fingerprint: str
     version_fingerprints: Mapping[int, str]
     config_fingerprint: str  # "" without a config.pbtxt
+    policy_path: Path | None = None
     # Directories that look like versions to nobody: {name: reason}, to be logged when it loads.
     ignored: Mapping[str, str] = field(default_factory=dict)
 
@@ -125,11 +128,13 @@ def scan_model(path: Path, name: str = "") -> ModelEntry:
     versions: dict[int, list[_Record]] = {}
     ignored: dict[str, str] = {}
     config: list[_Record] = []
+    policy = False
     for record in records:
         top, slash, _ = record[0].partition("/")
         if not slash:
             if top == CONFIG_FILENAME and record[1] >= 0:
                 config.append(record)
+            policy = policy or (top == POLICY_FILENAME and record[1] >= 0)
             continue
         number = version_number(top)
         if number is not None:
@@ -144,6 +149,7 @@ def scan_model(path: Path, name: str = "") -> ModelEntry:
         fingerprint=_fingerprint(records),
         version_fingerprints={n: _fingerprint(r) for n, r in sorted(versions.items())},
         config_fingerprint=_fingerprint(config) if config else "",
+        policy_path=path / POLICY_FILENAME if policy else None,
         ignored=ignored,
     )
 
@@ -221,6 +227,7 @@ def find_model(repositories: Sequence[Path], name: str) -> ModelEntry:
 __all__ = [
     "CONFIG_FILENAME",
     "DUPLICATE",
+    "POLICY_FILENAME",
     "ModelEntry",
     "RepositoryScan",
     "find_model",
