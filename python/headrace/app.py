@@ -40,7 +40,7 @@ from headrace.protocol import model_config
 if TYPE_CHECKING:
     from headrace.grpc.dispatch import Run
     from headrace.grpc.server import Registry
-    from headrace.monitoring.exporter import MetricsServer, ModelSample
+    from headrace.monitoring.http import MonitoringServer
 
 __all__ = ["Server", "run_until_signal"]
 
@@ -92,7 +92,7 @@ class Server:
         self._services: Registry | None = None
         self._service_names: set[str] = set()
         self._reflection: Run | None = None
-        self._metrics: MetricsServer | None = None
+        self._metrics: MonitoringServer | None = None
         self.admin_socket: Path | None = None  # after start(), where there is one
         self._listening: list[str] = []  # as the log shows them
         self._state = "new"
@@ -208,9 +208,9 @@ class Server:
         self._state = "started"
         try:
             if self.config.metrics_enabled:
-                from headrace.monitoring.exporter import MetricsServer
+                from headrace.monitoring.http import MonitoringServer
 
-                self._metrics = MetricsServer(self.config.host, self.config.metrics_port)
+                self._metrics = MonitoringServer(self.config.host, self.config.metrics_port)
             if self.config.auth_file:
                 self._load_access()
             self._listen()
@@ -231,7 +231,13 @@ class Server:
             raise
         self._announce()
         if self._metrics is not None:
-            self._metrics.start(_Readings(self), runtime.histogram_bounds_ns(), runtime.__version__)
+            from headrace.control.readings import Readings
+
+            self._metrics.start(
+                Readings(self._core, self.manager.registry, self.rollouts),
+                runtime.histogram_bounds_ns(),
+                runtime.__version__,
+            )
         return failures
 
     def _listen(self) -> None:
@@ -402,36 +408,6 @@ class Server:
                 }
             },
         )
-
-
-class _Readings:
-    """What the exporter reads."""
-
-    def __init__(self, server: Server) -> None:
-        self._server = server
-
-    def models(self) -> Sequence[ModelSample]:
-        from headrace.monitoring.exporter import ModelSample
-
-        return [
-            ModelSample(
-                model=loaded.model,
-                version=str(loaded.number),
-                load_seconds=loaded.load_seconds,
-                pending=loaded.version.pending,
-                statistics=loaded.version.statistics(),
-            )
-            for loaded in self._server.manager.registry.ready_versions()
-        ]
-
-    def server(self) -> Mapping[str, Any]:
-        return self._server.statistics()
-
-    def tls_not_after(self) -> int:
-        return self._server.tls_not_after
-
-    def ready(self) -> bool:
-        return self._server.ready
 
 
 def _manager_options(config: ServerConfig) -> ManagerOptions:

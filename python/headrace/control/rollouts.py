@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import threading
 import time
+from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Literal
@@ -130,6 +131,7 @@ class Rollouts:
         self._look_secs = look_secs
         self._lock = threading.RLock()
         self._rollouts: dict[str, _Rollout] = {}  # the last one of each model; guarded by _lock
+        self._ended: Counter[tuple[str, str]] = Counter()  # (model, state); guarded by _lock
         self._thread: threading.Thread | None = None  # guarded by _lock
         self._stop = threading.Event()
 
@@ -218,6 +220,11 @@ class Rollouts:
                 raise NotFoundError(f"model '{model}' has no rollout")
             chosen = [self._rollouts[name] for name in sorted(self._rollouts)]
             return [_state(rollout) for rollout in chosen if model in ("", rollout.plan.model)]
+
+    def ended(self) -> dict[tuple[str, str], int]:
+        """{(model, "promoted" | "rolled_back" | "ended"): how many since the start}."""
+        with self._lock:
+            return dict(self._ended)
 
     def promote(self, model: str, reason: str = "asked for") -> RolloutState:
         """The candidate is the default from now on; the version before stays loaded. Raises
@@ -347,6 +354,7 @@ class Rollouts:
         rollout.state = state
         rollout.reason = reason
         rollout.ended = time.monotonic()
+        self._ended[rollout.plan.model, state] += 1
         log = _log.warning if state != "promoted" else _log.info
         log(
             "rollout of %s %d: %s: %s",

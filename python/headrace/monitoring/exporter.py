@@ -11,22 +11,23 @@ nothing. Its text writer wants counters to be called `..._total`, which Triton's
 
 from __future__ import annotations
 
-import socket
-import threading
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import TYPE_CHECKING, Any, Protocol
 
-from headrace.errors import UnavailableError, code_name
-from headrace.logs import get_logger
+from headrace.errors import code_name
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
 
-__all__ = ["MetricsServer", "ModelSample", "Source", "exposition", "make_registry"]
-
-_log = get_logger("metrics")
+__all__ = [
+    "ModelSample",
+    "RolloutSample",
+    "Source",
+    "VersionSample",
+    "exposition",
+    "make_registry",
+]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
@@ -47,10 +48,48 @@ class ModelSample:
     statistics: Mapping[str, Any]
 
 
+@dataclass(frozen=True)
+class VersionSample:
+    """A row of the repository's index that names a version, and the part it has in the traffic."""
+
+    model: str
+    version: str
+    state: str  # LOADING, READY, UNLOADING, UNAVAILABLE
+    reason: str = ""
+    arm: str = ""  # the label whose traffic it has: "stable", "canary"; "" = only by its number
+    share: float = 0.0  # of the requests that name no version
+    instances: int = 0
+    threads: int = 0  # an instance
+
+
+@dataclass(frozen=True)
+class RolloutSample:
+    """A model's last rollout; counts and latencies since its start."""
+
+    model: str
+    stable: int
+    candidate: int
+    share: float
+    state: str  # starting, running, promoted, rolled_back, ended
+    reason: str
+    seconds: float
+    stable_requests: int
+    stable_failures: int
+    candidate_requests: int
+    candidate_failures: int
+
+
 class Source(Protocol):
     """What the exporter reads at every scrape."""
 
     def models(self) -> Sequence[ModelSample]: ...
+
+    def versions(self) -> Sequence[VersionSample]: ...
+
+    def rollouts(self) -> Sequence[RolloutSample]: ...
+
+    def rollouts_ended(self) -> Mapping[tuple[str, str], int]:
+        """(model, promoted | rolled_back | ended) -> how many since the start."""
 
     def server(self) -> Mapping[str, Any]:
         """As Server.statistics() answers."""
@@ -123,6 +162,7 @@ class _Collector:
         yield from self._triton(samples)
         yield from self._histograms(samples)
         yield self._batches(samples)
+        yield from self._versions()
         yield from self._server()
 
     def _triton(self, samples: Sequence[ModelSample]) -> Iterator[Metric]:
@@ -212,6 +252,46 @@ class _Collector:
             family.add_metric([sample.model, sample.version], buckets, sum_value=rows)
         return family
 
+    def _versions(self) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        versions = list(self._source.versions())
+        states = GaugeMetricFamily(
+            "headrace_model_state",
+            "Always 1; the version's state in the repository's index is a label",
+            labels=["model", "version", "state"],
+        )
+        shares = GaugeMetricFamily(
+            "headrace_traffic_share",
+            "Share of the requests without a version that goes to this one, 0 to 1",
+            labels=["model", "version", "arm"],
+        )
+        for row in versions:
+            states.add_metric([row.model, row.version, row.state], 1)
+            if row.state == "READY":
+                shares.add_metric([row.model, row.version, row.arm], row.share)
+        yield states
+        yield shares
+        running = GaugeMetricFamily(
+            "headrace_rollout_running",
+            "1 while the model's rollout of this candidate runs",
+            labels=["model", "stable", "candidate"],
+        )
+        for rollout in self._source.rollouts():
+            running.add_metric(
+                [rollout.model, str(rollout.stable), str(rollout.candidate)],
+                int(rollout.state == "running"),
+            )
+        yield running
+        ended = CounterMetricFamily(
+            "headrace_rollouts_ended",
+            "Rollouts that ended, by outcome: promoted, rolled_back, ended (a version was gone)",
+            labels=["model", "outcome"],
+        )
+        for (model, outcome), count in sorted(self._source.rollouts_ended().items()):
+            ended.add_metric([model, outcome], count)
+        yield ended
+
     def _server(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
 
@@ -277,72 +357,3 @@ def exposition(registry: CollectorRegistry) -> bytes:
             mark, word, name, rest = line.split(" ", 3)
             lines[i] = f"{mark} {word} {name.removesuffix('_total')} {rest}"
     return "\n".join(lines).encode("utf-8")
-
-
-class MetricsServer:
-    """GET /metrics on a port of its own, from a thread of its own.
-
-    The port is bound by the constructor, so that a start with a taken port fails at once.
-    """
-
-    def __init__(self, host: str, port: int) -> None:
-        """`port` 0: any free one. Raises UnavailableError naming address and flag."""
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        try:
-            self._socket = socket.create_server((host, port), family=family)
-        except OSError as error:
-            raise UnavailableError(
-                f"cannot serve metrics on {host}:{port}: {error.strerror or error}; choose another "
-                "--metrics-port (0 = any free one, -1 = none)"
-            ) from error
-        self.port: int = self._socket.getsockname()[1]
-        self._thread: threading.Thread | None = None
-        self._http: ThreadingHTTPServer | None = None
-        self._registry: CollectorRegistry | None = None  # made by the thread, before it serves
-
-    def start(self, source: Source, bounds_ns: Sequence[int], version: str) -> None:
-        page_of = self._page
-
-        class Handler(BaseHTTPRequestHandler):
-            def do_GET(self) -> None:
-                if self.path.partition("?")[0] not in ("/metrics", "/"):
-                    self.send_error(404, "metrics are at /metrics")
-                    return
-                try:
-                    page = page_of()
-                except Exception:
-                    _log.exception("metrics could not be collected")
-                    self.send_error(500)
-                    return
-                self.send_response(200)
-                self.send_header("Content-Type", CONTENT_TYPE)
-                self.send_header("Content-Length", str(len(page)))
-                self.end_headers()
-                self.wfile.write(page)
-
-            def log_message(self, format: str, *args: object) -> None:  # noqa: A002
-                _log.debug("%s " + format, self.address_string(), *args)
-
-        http = ThreadingHTTPServer(self._socket.getsockname()[:2], Handler, bind_and_activate=False)
-        http.daemon_threads = True
-        http.socket.close()  # the one it made; ours is bound already
-        http.socket = self._socket
-
-        def serve() -> None:
-            self._registry = make_registry(source, bounds_ns, version)
-            http.serve_forever(poll_interval=0.1)
-
-        self._http = http
-        self._thread = threading.Thread(target=serve, name="metrics", daemon=True)
-        self._thread.start()
-
-    def _page(self) -> bytes:
-        assert self._registry is not None
-        return exposition(self._registry)
-
-    def stop(self) -> None:
-        if self._http is not None and self._thread is not None:
-            self._http.shutdown()
-            self._thread.join()
-            self._http = None
-        self._socket.close()

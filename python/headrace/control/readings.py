@@ -1,0 +1,105 @@
+"""Readings: what monitoring reads of the running server."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from headrace import runtime
+from headrace.control.registry import Registry
+from headrace.control.rollouts import Rollouts
+from headrace.control.states import LoadedVersion, VersionRoute
+from headrace.monitoring.exporter import ModelSample, RolloutSample, VersionSample
+
+__all__ = ["Readings", "traffic"]
+
+
+class Readings:
+    """A monitoring.exporter.Source. Any thread."""
+
+    def __init__(self, core: runtime.Server, registry: Registry, rollouts: Rollouts) -> None:
+        self._core = core
+        self._registry = registry
+        self._rollouts = rollouts
+
+    def models(self) -> Sequence[ModelSample]:
+        return [
+            ModelSample(
+                model=loaded.model,
+                version=str(loaded.number),
+                load_seconds=loaded.load_seconds,
+                pending=loaded.version.pending,
+                statistics=loaded.version.statistics(),
+            )
+            for loaded in self._registry.ready_versions()
+        ]
+
+    def versions(self) -> Sequence[VersionSample]:
+        samples: list[VersionSample] = []
+        for model, rows in sorted(self._registry.rows().items()):
+            ready = {str(loaded.number): loaded for loaded in self._registry.ready_versions(model)}
+            parts = traffic(self._registry.route(model), list(ready.values()))
+            for row in rows:
+                loaded = ready.get(row.version)
+                arm, share = parts.get(loaded.number, ("", 0.0)) if loaded else ("", 0.0)
+                samples.append(
+                    VersionSample(
+                        model=model,
+                        version=row.version,
+                        state=row.state,
+                        reason=row.reason,
+                        arm=arm,
+                        share=share,
+                        instances=loaded.instances if loaded else 0,
+                        threads=loaded.threads if loaded else 0,
+                    )
+                )
+        return samples
+
+    def rollouts(self) -> Sequence[RolloutSample]:
+        return [
+            RolloutSample(
+                model=state.plan.model,
+                stable=state.stable,
+                candidate=state.plan.candidate,
+                share=state.plan.share,
+                state=state.state,
+                reason=state.reason,
+                seconds=state.seconds,
+                stable_requests=state.stable_requests,
+                stable_failures=state.stable_failures,
+                candidate_requests=state.candidate_requests,
+                candidate_failures=state.candidate_failures,
+            )
+            for state in self._rollouts.status()
+        ]
+
+    def rollouts_ended(self) -> Mapping[tuple[str, str], int]:
+        return self._rollouts.ended()
+
+    def server(self) -> Mapping[str, Any]:
+        return self._core.statistics()
+
+    def tls_not_after(self) -> int:
+        return self._core.tls_not_after
+
+    def ready(self) -> bool:
+        return self._registry.ready
+
+
+def traffic(route: VersionRoute, ready: Sequence[LoadedVersion]) -> dict[int, tuple[str, float]]:
+    """{version: (arm, its share of the requests that name no version)} of versions that have a
+    label; `ready` lowest number first."""
+    if not ready:
+        return {}
+    numbers = {loaded.number for loaded in ready}
+    default = route.default if route.default in numbers else ready[-1].number
+    labels = {"stable": default, **route.labels}
+    parts = {number: (label, 0.0) for label, number in labels.items() if number in numbers}
+    split = [(label, weight) for label, weight in route.split if labels.get(label) in numbers]
+    total = sum(weight for _, weight in split)
+    if total <= 0:
+        parts[default] = ("stable", 1.0)
+    for label, weight in split:
+        parts[labels[label]] = (label, weight / total)
+    return parts
