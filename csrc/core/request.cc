@@ -1,8 +1,27 @@
 #include "core/request.h"
 
+#include <array>
 #include <utility>
 
 namespace headrace {
+namespace {
+
+constexpr std::array<std::string_view, kTriggers> kTriggerNames = {
+    "none",     "invalid_input", "low_confidence", "error",
+    "overload", "circuit_open",  "deadline",       "drift"};
+
+}  // namespace
+
+std::string_view trigger_name(Trigger trigger) {
+  return kTriggerNames[static_cast<std::size_t>(trigger)];
+}
+
+std::optional<Trigger> trigger_named(std::string_view name) {
+  for (std::size_t i = 1; i < kTriggers; ++i) {
+    if (kTriggerNames[i] == name) return static_cast<Trigger>(i);
+  }
+  return std::nullopt;
+}
 
 void Completion::release(Request* request) noexcept { delete request; }
 
@@ -56,6 +75,12 @@ void Request::reset() {
   spec.reset();
   arm.reset();
   fallback_from.reset();
+  answered_by.reset();
+  trigger = Trigger::kNone;
+  confidence.reset();
+  ticket.clear();
+  chain_depth = 0;
+  interest_ = nullptr;
   input_of.clear();
   rows = 1;
   times = {};

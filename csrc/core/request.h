@@ -34,6 +34,22 @@ namespace headrace {
 
 class Request;
 
+// Why an answer is not simply that of the servable which the request was routed to.
+enum class Trigger : uint8_t {
+  kNone = 0,
+  kInvalidInput,
+  kLowConfidence,
+  kError,
+  kOverload,  // refused: too much to do
+  kCircuitOpen,
+  kDeadline,  // nearer than the model's p95, or the attempt was given up
+  kDrift,     // the control plane says that the inputs are no longer those of the training
+};
+inline constexpr std::size_t kTriggers = 8;
+// As the response parameter `hr.fallback`, metrics and policies name it.
+std::string_view trigger_name(Trigger trigger);
+std::optional<Trigger> trigger_named(std::string_view name);
+
 // Deleter of RequestPtr: answers INTERNAL when nobody answered; otherwise gives the memory back to
 // the Completion that made it.
 struct ReleaseRequest {
@@ -79,9 +95,11 @@ struct Response {
   std::string_view model_name;     // into the ModelSpec
   std::string_view model_version;  // into the ModelSpec
   std::vector<OutputTensor> outputs;
+  bool circuit_open = false;  // refused by a circuit breaker, no model saw it
 
   void clear() {
     status = Status();
+    circuit_open = false;
     model_name = model_version = {};
     outputs.clear();
   }
@@ -103,6 +121,16 @@ struct Detour {
   Completion* next = nullptr;         // where the answer would have gone
   std::shared_ptr<const void> owner;  // keeps who asked for it
   std::size_t step = 0;               // whose meaning is the owner's
+};
+
+// Who made a request on behalf of another, and may lose interest in its answer.
+class Interest {
+ public:
+  // Any thread; must not block for longer than a short lock.
+  virtual bool over() const noexcept = 0;
+
+ protected:
+  ~Interest() = default;
 };
 
 class Request {
@@ -136,6 +164,11 @@ class Request {
   // --- set by routing ---
   std::shared_ptr<const std::string> arm;            // which of a split's arms it was; null: none
   std::shared_ptr<const std::string> fallback_from;  // who failed to answer it; null: nobody
+  std::shared_ptr<const std::string> answered_by;    // who did in their place; null: the first
+  Trigger trigger = Trigger::kNone;                  // why the first answer was not good enough
+  std::optional<float> confidence;                   // of the answer, where a policy looks at it
+  std::string ticket;                                // a person's; empty: none
+  uint32_t chain_depth = 0;                          // how many fallback chains it is in
 
   // --- the answer ---
   Response response;
@@ -145,7 +178,12 @@ class Request {
   void* call = nullptr;
 
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
-  bool cancelled() const { return cancelled_.load(std::memory_order_relaxed); }
+  bool cancelled() const {
+    return cancelled_.load(std::memory_order_relaxed) ||
+           (interest_ != nullptr && interest_->over());
+  }
+  // Whoever made it for another request; lives as long as its Completion.
+  void made_for(const Interest& interest) { interest_ = &interest; }
 
   // For who holds it: the answer comes to `via` first, which ends the detour and answers again, or
   // reopens the request and gives it to another servable. `owner` keeps `via` until then.
@@ -163,6 +201,7 @@ class Request {
   friend void answer(RequestPtr request) noexcept;
 
   Completion* completion_;
+  const Interest* interest_ = nullptr;  // null: its own
   std::vector<Detour> detours_;
   std::atomic<bool> cancelled_{false};
   bool answered_ = false;

@@ -22,6 +22,7 @@ constexpr protozero::pbf_tag_type kShape = 3;
 constexpr protozero::pbf_tag_type kMapKey = 1;
 constexpr protozero::pbf_tag_type kMapValue = 2;
 constexpr protozero::pbf_tag_type kStringParam = 3;
+constexpr protozero::pbf_tag_type kDoubleParam = 4;
 
 // Rows at or above this are sent by reference, not copied into the message.
 constexpr std::size_t kByReferenceBytes = 16 * 1024;
@@ -35,6 +36,25 @@ void add_parameter(protozero::pbf_writer& response, std::string_view key, std::s
   add(entry, kMapKey, key);
   protozero::pbf_writer value(entry, kMapValue);
   add(value, kStringParam, text);
+}
+
+void add_parameter(protozero::pbf_writer& response, std::string_view key, double number) {
+  protozero::pbf_writer entry(response, kParameters);
+  add(entry, kMapKey, key);
+  protozero::pbf_writer value(entry, kMapValue);
+  value.add_double(kDoubleParam, number);
+}
+
+// How the answer came about, for requests that a policy looked at.
+void add_policy_parameters(protozero::pbf_writer& writer, const Request& request) {
+  if (request.trigger != Trigger::kNone) {
+    add_parameter(writer, "hr.fallback", trigger_name(request.trigger));
+  }
+  if (request.answered_by != nullptr) add_parameter(writer, "hr.answered_by", *request.answered_by);
+  if (request.confidence) {
+    add_parameter(writer, "hr.confidence", static_cast<double>(*request.confidence));
+  }
+  if (!request.ticket.empty()) add_parameter(writer, "hr.ticket", request.ticket);
 }
 
 BufferRef buffer_of(std::string_view bytes) {
@@ -59,6 +79,7 @@ BufferRef encode_infer_response(const Request& request, std::size_t room, std::s
   if (request.fallback_from != nullptr) {
     add_parameter(writer, "hr.fallback_from", *request.fallback_from);
   }
+  add_policy_parameters(writer, request);
   for (const OutputTensor& output : response.outputs) {
     protozero::pbf_writer tensor(writer, kOutputs);
     add(tensor, kName, output.name);
