@@ -3,12 +3,15 @@
 //
 // Threads: values; any thread.
 //
+//   return Status::resource_exhausted("overloaded").with_pushback(Milliseconds(20));
 //   Result<Shape> parse(std::string_view text);
 //   Result<Shape> shape = parse("[1,16]");
 //   if (!shape) return shape.error();
 #pragma once
 
+#include <algorithm>
 #include <cassert>
+#include <chrono>
 #include <cstdint>
 #include <optional>
 #include <string>
@@ -65,8 +68,19 @@ class [[nodiscard]] Status {
   StatusCode code() const { return code_; }
   const std::string& message() const { return message_; }
 
+  // When trying again may succeed: the trailer `grpc-retry-pushback-ms`, which gRPC clients keep to.
+  Status with_pushback(std::chrono::milliseconds after) && {
+    pushback_ms_ = static_cast<int32_t>(std::clamp<int64_t>(after.count(), 0, INT32_MAX));
+    return std::move(*this);
+  }
+  std::optional<std::chrono::milliseconds> pushback() const {
+    if (pushback_ms_ < 0) return std::nullopt;
+    return std::chrono::milliseconds(pushback_ms_);
+  }
+
  private:
   StatusCode code_ = StatusCode::kOk;
+  int32_t pushback_ms_ = -1;  // none; lies in the padding before message_
   std::string message_;
 };
 

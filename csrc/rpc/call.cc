@@ -520,6 +520,11 @@ void Call::fail(const Status& status, const Metadata* trailing) {
   if (!headers_sent_) headers = {kStatus200, kContentType, kAcceptEncodingField};
   headers.push_back({"grpc-status", code_text(status.code()), true});
   if (!message.empty()) headers.push_back({"grpc-message", message});
+  std::string pushback;
+  if (const auto after = status.pushback()) {
+    pushback = std::to_string(after->count());
+    headers.push_back({"grpc-retry-pushback-ms", pushback});
+  }
   append(headers, trailing);
   if (headers_sent_) {
     stream_->send_trailers(headers);

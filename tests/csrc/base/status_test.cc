@@ -15,6 +15,19 @@ TEST_CASE("a Status is OK unless it was given a code, and carries its text") {
   CHECK(status.message() == "no such model");
 }
 
+TEST_CASE("a Status may say when trying again makes sense; it costs no space") {
+  using std::chrono::milliseconds;
+  CHECK_FALSE(Status::unavailable("").pushback());
+  const Status status = Status::resource_exhausted("full").with_pushback(milliseconds(25));
+  CHECK(status.code() == StatusCode::kResourceExhausted);
+  CHECK(status.message() == "full");
+  CHECK(status.pushback() == milliseconds(25));
+  CHECK(Status::unavailable("").with_pushback(milliseconds(-3)).pushback() == milliseconds(0));
+  CHECK(Status::unavailable("").with_pushback(milliseconds::max()).pushback() ==
+        milliseconds(INT32_MAX));
+  CHECK(sizeof(Status) == 8 + sizeof(std::string));
+}
+
 TEST_CASE("codes have gRPC's numbers") {
   CHECK(static_cast<int>(StatusCode::kCancelled) == 1);
   CHECK(static_cast<int>(StatusCode::kInvalidArgument) == 3);

@@ -378,6 +378,24 @@ TEST_CASE("response metadata, as much as there is, in headers and trailers") {
   echo.check_well();
 }
 
+TEST_CASE("a status that says when to try again has grpc-retry-pushback-ms in its trailers") {
+  Echo echo;
+  echo.handler.hold = true;
+  const int32_t refused = echo.wire.client.call(kPath, "x");
+  const int32_t failed = echo.wire.client.call(kPath, "x");
+  echo.wire.pump();
+  echo.server.calls.find(echo.handler.records.at(0).id)
+      ->fail(Status::resource_exhausted("later").with_pushback(std::chrono::milliseconds(40)));
+  echo.server.calls.find(echo.handler.records.at(1).id)->fail(Status::resource_exhausted("never"));
+  echo.wire.pump();
+  CHECK(echo.wire.client.reply(refused).status() == 8);
+  CHECK(echo.wire.client.reply(refused).header("grpc-retry-pushback-ms") == "40");
+  CHECK(echo.wire.client.reply(failed).status() == 8);
+  CHECK_FALSE(echo.wire.client.reply(failed).header("grpc-retry-pushback-ms"));
+  echo.handler.hold = false;
+  echo.check_well();
+}
+
 TEST_CASE("grpc-message is percent-encoded, and never too long to be sent") {
   Echo echo;
   echo.handler.hold = true;
