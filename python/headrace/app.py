@@ -210,7 +210,9 @@ class Server:
             if self.config.metrics_enabled:
                 from headrace.monitoring.http import MonitoringServer
 
-                self._metrics = MonitoringServer(self.config.host, self.config.metrics_port)
+                self._metrics = MonitoringServer(
+                    self.config.host, self.config.metrics_port, dashboard=self.config.dashboard
+                )
             if self.config.auth_file:
                 self._load_access()
             self._listen()
@@ -392,10 +394,11 @@ class Server:
             f" and {len(models) - 20} more" if len(models) > 20 else ""
         )
         _log.info(
-            "%s in %.0f ms: gRPC %s, metrics %s, models (instances x threads): %s",
+            "%s in %.0f ms: gRPC %s, %s %s, models (instances x threads): %s",
             "ready" if self.ready else "started, NOT ready",
             milliseconds,
             ", ".join(self._listening),
+            "metrics and dashboard" if self.config.dashboard else "metrics",
             f":{self.metrics_port}" if self._metrics is not None else "off",
             shown or "none",
             extra={

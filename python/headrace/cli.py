@@ -171,6 +171,13 @@ def serve(
     metrics: Annotated[
         OptionalBool, typer.Option("--metrics/--no-metrics", help="Whether to serve metrics.")
     ] = None,
+    dashboard: Annotated[
+        OptionalBool,
+        typer.Option(
+            "--dashboard/--no-dashboard",
+            help="A page of live numbers at / of the metrics port. [default: dashboard]",
+        ),
+    ] = None,
     strict_readiness: Annotated[
         OptionalBool,
         typer.Option(

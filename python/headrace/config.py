@@ -78,6 +78,7 @@ class ServerConfig:
     tls_client_auth: ClientAuth = "auto"  # auto: require with tls_client_ca, else none
     tls_reload_secs: float = 10.0  # how often the files are looked at; 0 = only on SIGHUP
     metrics_port: int = 8002  # 0 = any free one, -1 = no metrics
+    dashboard: bool = True  # the page beside the metrics
     io_threads: int = 0  # threads that own connections; 0 = planned from the cores
     # How long an I/O thread that has nothing to do may look for the next call before it sleeps,
     # where most calls follow that soon. 0, or a single core: it sleeps at once.

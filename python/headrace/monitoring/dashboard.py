@@ -63,6 +63,7 @@ class Dashboard:
                 state = state_of(self._source, self._registry, self._bounds_ns)
                 state["server"]["version"] = self._version
                 state["seconds"] = now
+                state["time"] = time.time()
                 self._state = json.dumps(state, separators=(",", ":")).encode()
                 self._state_at = now
             return self._state
