@@ -2,11 +2,65 @@
 
 #include <algorithm>
 
+#include "batching/cost_model.h"
+
 namespace headrace {
+namespace {
+
+// Batches that keep up with so much of what an instance could do leave it time for bursts.
+constexpr double kBusyEnough = 0.8;
+
+Cut cut_by_cost(const BatchPolicy& policy, const QueueView& queue, TimePoint now) {
+  const std::vector<int64_t>& rows = queue.cumulative_rows;
+  const CostModel& cost = *queue.cost;
+  const int64_t limit = batch_limit(policy, &cost);
+  const auto fitting = std::upper_bound(rows.begin(), rows.end(), limit) - rows.begin();
+  const Cut go{std::max<std::size_t>(static_cast<std::size_t>(fitting), 1), kNever};
+  if (go.requests < rows.size() || rows.back() >= limit || queue.closed || queue.draining) {
+    return go;
+  }
+
+  const auto queued = static_cast<double>(rows.back());
+  const double batch_s = std::chrono::duration<double>(cost.mean(rows.back())).count();
+  const double per_instance = queue.rows_per_s / static_cast<double>(queue.instances);
+  if (per_instance * batch_s < kBusyEnough * queued) return go;
+  // With a batch of n rows t(n) = fixed + n * row, and the next row expected in w, rows a second rise
+  // as long as (n + 1) / (w + t(n + 1)) > n / t(n), which is fixed > n * w. So all the waiting is not
+  // worth more than `fixed`.
+  const double fixed_s = std::chrono::duration<double>(cost.fixed()).count();
+  if (fixed_s * queue.rows_per_s <= queued) return go;
+  Nanoseconds longest = cost.fixed();
+  if (policy.max_queue_delay > Nanoseconds{0}) {
+    longest = std::min(longest, policy.max_queue_delay);
+  }
+  const TimePoint worth = saturating_add(queue.oldest_queued, longest);
+  const TimePoint latest = queue.due == kNever ? kNever : queue.due - cost.p95(limit);
+  const TimePoint until = std::min(worth, latest);
+  return now >= until ? go : Cut{0, until};
+}
+
+}  // namespace
+
+std::size_t BatchPolicy::level_of(uint64_t priority) const {
+  if (priority_levels == 0) return 0;
+  if (priority == 0 || priority > priority_levels) priority = default_priority_level;
+  if (priority == 0 || priority > priority_levels) priority = priority_levels;
+  return priority - 1;
+}
+
+int64_t batch_limit(const BatchPolicy& policy, const CostModel* cost) {
+  if (policy.latency_budget <= Nanoseconds{0} || cost == nullptr || !cost->learned()) {
+    return policy.max_rows;
+  }
+  return cost->largest_within(policy.latency_budget / 2, policy.max_rows);
+}
 
 Cut cut_batch(const BatchPolicy& policy, const QueueView& queue, TimePoint now) {
   const std::vector<int64_t>& rows = queue.cumulative_rows;
   if (rows.empty()) return {};
+  if (policy.latency_budget > Nanoseconds{0} && queue.cost != nullptr && queue.cost->learned()) {
+    return cut_by_cost(policy, queue, now);
+  }
   const Cut everything{rows.size(), kNever};
   if (queue.draining) return everything;
 

@@ -2,9 +2,12 @@
 // function of what is queued, so that it is tested without threads or a clock.
 //
 // Work-conserving by default: an idle instance takes what is there. It waits only when the model's
-// configuration asks for it (`max_queue_delay_microseconds`).
+// configuration asks for it (`max_queue_delay_microseconds`); or, with a latency budget, when batches
+// of what is there could not keep up with what arrives, a larger one saves more time than waiting for
+// it costs, and the most urgent request can spare it.
 #pragma once
 
+#include <cstddef>
 #include <cstdint>
 #include <map>
 #include <vector>
@@ -12,6 +15,8 @@
 #include "base/clock.h"
 
 namespace headrace {
+
+class CostModel;
 
 // config.pbtxt ModelQueuePolicy.
 struct QueuePolicy {
@@ -36,7 +41,18 @@ struct BatchPolicy {
   std::map<uint64_t, QueuePolicy> priority_queue_policy;  // by level, instead of the default
   // Everything has a bound: requests queued a model version, whatever its configuration says.
   uint32_t queue_bound = 65536;
+  // An SLO: requests are to be answered so soon after they arrived. Then the cost model decides how
+  // large batches are and how long to wait for them, not preferred_batch_size; max_queue_delay is the
+  // longest wait, if it is given. 0: none.
+  Nanoseconds latency_budget{0};
+
+  // The queue that a request of this priority belongs to, 0 the highest.
+  std::size_t level_of(uint64_t priority) const;
 };
+
+// The most rows of a batch: max_rows, or what the cost model says fits twice into the budget (a
+// request may have just missed the batch before).
+int64_t batch_limit(const BatchPolicy& policy, const CostModel* cost);
 
 // What an instance sees: the longest run of compatible requests (same shapes, same optional inputs)
 // from the head of the queue, as cumulative row counts, at most `max_rows`.
@@ -48,6 +64,11 @@ struct QueueView {
   bool closed = false;
   // The batcher is shutting down: take what is there.
   bool draining = false;
+  // For a policy with a latency budget; null: not known yet.
+  const CostModel* cost = nullptr;
+  TimePoint due = kNever;    // when the most urgent of the run has to be answered
+  double rows_per_s = 0;     // that arrive
+  std::size_t instances = 1;
 };
 
 struct Cut {

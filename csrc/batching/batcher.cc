@@ -26,7 +26,16 @@ void answer_refused(const Batcher::Refuse& refuse, RequestQueue::Refused& refuse
 }  // namespace
 
 struct Batcher::State {
-  explicit State(const BatchPolicy& policy) : queue(policy) {}
+  State(const BatchPolicy& policy, std::size_t instances, const CostModel& model)
+      : queue(policy, instances, &model), cost(model) {}
+
+  // The instance has the batch now.
+  void took(Batch& batch, std::size_t requests, std::size_t instance, TimePoint now) {
+    queue.take(requests, batch);
+    batch.taken = now;
+    batch.sequence = next_sequence++;
+    queue.load().busy(instance, now + cost.mean(batch.rows));
+  }
 
   // The waiting instance that a change of the queue concerns, if any; the caller signals it after
   // the lock. An instance that is on its way is in `idle` no more, so nobody is woken twice.
@@ -61,6 +70,7 @@ struct Batcher::State {
   std::mutex mutex;
   // All below guarded by mutex.
   RequestQueue queue;
+  const CostModel& cost;
   std::vector<std::unique_ptr<Waiter>> waiters;  // not in use
   std::vector<Waiter*> idle;                     // waiting and not yet woken
   TimePoint announced = kNever;                  // the next expire() that was asked for
@@ -68,10 +78,10 @@ struct Batcher::State {
   bool closed = false;
 };
 
-Batcher::Batcher(BatchPolicy policy, Refuse refuse)
+Batcher::Batcher(BatchPolicy policy, Refuse refuse, std::size_t instances)
     : policy_(std::move(policy)),
       refuse_(std::move(refuse)),
-      state_(std::make_unique<State>(policy_)) {}
+      state_(std::make_unique<State>(policy_, instances, cost_)) {}
 
 Batcher::~Batcher() { close(Close::kRefuse); }
 
@@ -119,9 +129,7 @@ bool Batcher::pull(Batch& batch, std::size_t instance) {
       continue;
     }
     if (cut.requests > 0) {
-      state_->queue.take(cut.requests, batch);
-      batch.taken = now;
-      batch.sequence = state_->next_sequence++;
+      state_->took(batch, cut.requests, instance, now);
       // What is left may concern another instance: a batch of its own, or a delay to wait for.
       next = state_->to_wake(now, refused);
       took = true;
@@ -135,6 +143,7 @@ bool Batcher::pull(Batch& batch, std::size_t instance) {
       waiter = std::make_unique<Waiter>();
     }
     waiter->instance = instance;
+    state_->queue.load().idle(instance);
     state_->wait(lock, *waiter, std::min(cut.wait_until, state_->queue.next_expiry()));
   }
   if (waiter != nullptr) state_->waiters.push_back(std::move(waiter));
@@ -163,9 +172,7 @@ bool Batcher::borrow(Batch& batch, Loan& loan) {
         loan.waiter->lent = true;
         loan.instance = loan.waiter->instance;
       }
-      state_->queue.take(cut.requests, batch);
-      batch.taken = now;
-      batch.sequence = state_->next_sequence++;
+      state_->took(batch, cut.requests, loan.instance, now);
       took = true;
     } else {
       next = state_->to_wake(now, refused);
@@ -184,6 +191,7 @@ void Batcher::give_back(Loan& loan) {
     Waiter* waiter = std::exchange(loan.waiter, nullptr);
     const TimePoint now = Clock::now();
     waiter->lent = false;
+    state_->queue.load().idle(waiter->instance);
     state_->idle.push_back(waiter);
     if (state_->closed || waiter->until <= now) {
       state_->idle.pop_back();
@@ -230,6 +238,10 @@ void Batcher::close(Close how) {
 Status Batcher::stopping() {
   return Status::unavailable(
       "Server is stopping, scheduler for model has stopped accepting new inference requests");
+}
+
+Load Batcher::load(std::size_t level, TimePoint now) const {
+  return std::as_const(state_->queue).load().at(level, now);
 }
 
 std::size_t Batcher::pending() const {

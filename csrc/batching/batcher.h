@@ -28,6 +28,8 @@
 
 #include "base/clock.h"
 #include "batching/batch_policy.h"
+#include "batching/cost_model.h"
+#include "batching/queue_load.h"
 #include "core/request.h"
 
 namespace headrace {
@@ -51,7 +53,7 @@ class Batcher {
   // CANCELLED, DEADLINE_EXCEEDED or UNAVAILABLE. Called outside the lock, on the thread that
   // noticed; must not block.
   using Refuse = std::function<void(RequestPtr, Status)>;
-  Batcher(BatchPolicy policy, Refuse refuse);
+  Batcher(BatchPolicy policy, Refuse refuse, std::size_t instances = 1);
   ~Batcher();  // close(kRefuse)
 
   // Queues the request or refuses it: UNAVAILABLE "Exceeds maximum queue size" at the bound, or
@@ -87,6 +89,13 @@ class Batcher {
   // timeouts while every instance is busy.
   TimePoint expire(TimePoint now);
 
+  // How long a batch took that was pulled or borrowed, from then until its answers were sent. Any
+  // thread.
+  void executed(int64_t rows, Nanoseconds took) { cost_.record(rows, took); }
+  const CostModel& cost() const { return cost_; }
+  // What a request of this level would find. Any thread, without the lock.
+  Load load(std::size_t level, TimePoint now) const;
+
   // No more pushes; pulls go on until the queue is empty (drain) or everything queued is refused
   // with UNAVAILABLE now.
   enum class Close : uint8_t { kDrain, kRefuse };
@@ -102,6 +111,7 @@ class Batcher {
   struct State;
   const BatchPolicy policy_;
   const Refuse refuse_;
+  CostModel cost_;
   std::unique_ptr<State> state_;
 };
 

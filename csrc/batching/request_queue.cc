@@ -9,16 +9,16 @@ constexpr auto kLater = [](const auto& a, const auto& b) { return a.at > b.at; }
 
 }  // namespace
 
-RequestQueue::RequestQueue(const BatchPolicy& policy)
-    : policy_(policy), lists_(2 * std::max<uint64_t>(policy.priority_levels, 1)) {}
+RequestQueue::RequestQueue(const BatchPolicy& policy, std::size_t instances, const CostModel* cost)
+    : policy_(policy),
+      instances_(instances),
+      cost_(cost),
+      load_(policy.priority_levels, instances),
+      lists_(2 * std::max<uint64_t>(policy.priority_levels, 1)) {}
 
-std::size_t RequestQueue::level_of(const Request& request) const {
-  const uint64_t levels = policy_.priority_levels;
-  if (levels == 0) return 0;
-  uint64_t level = request.priority;
-  if (level == 0 || level > levels) level = policy_.default_priority_level;
-  if (level == 0 || level > levels) level = levels;
-  return level - 1;
+// Without batching a request is a batch, however many rows it has.
+int64_t RequestQueue::counted_rows(const Request& request) const {
+  return policy_.max_rows <= 1 ? 1 : request.rows;
 }
 
 const QueuePolicy& RequestQueue::queue_policy(std::size_t level) const {
@@ -29,7 +29,8 @@ const QueuePolicy& RequestQueue::queue_policy(std::size_t level) const {
 }
 
 void RequestQueue::push(RequestPtr request, Refused& refused) {
-  const std::size_t level = level_of(*request);
+  const std::size_t level = policy_.level_of(request->priority);
+  load_.arrived(level, counted_rows(*request), request->times.queued);
   const QueuePolicy& limits = queue_policy(level);
   const auto timely = static_cast<uint32_t>(2 * level);
   const auto level_full = [&] {
@@ -99,7 +100,13 @@ void RequestQueue::scan(uint32_t list_index, Refused& refused) {
 
 Cut RequestQueue::cut(TimePoint now, bool draining, Refused& refused) {
   extend_run(refused);
-  const QueueView view{run_.rows, run_.oldest, run_.full || run_.blocker != kNone, draining};
+  QueueView view{run_.rows, run_.oldest, run_.full || run_.blocker != kNone, draining};
+  if (policy_.latency_budget > Nanoseconds{0}) {
+    view.cost = cost_;
+    view.due = run_.due;
+    view.rows_per_s = load_.rows_per_s(now);
+    view.instances = instances_;
+  }
   return cut_batch(policy_, view, now);
 }
 
@@ -146,6 +153,7 @@ void RequestQueue::link(uint32_t index, uint32_t list_index) {
   list.tail = index;
   ++list.size;
   ++size_;
+  load_.add(list_index / 2, counted_rows(*slot.request));
   if (run_.last == kNone) return;
   if (list_index < slots_[run_.last].list) {
     restart_run();
@@ -162,6 +170,7 @@ void RequestQueue::unlink(uint32_t index) {
   if (list.scan == index) list.scan = slot.next;
   --list.size;
   --size_;
+  load_.add(slot.list / 2, -counted_rows(*slot.request));
   if (slot.run == run_.number) restart_run();
   if (run_.blocker == index) run_.blocker = kNone;
 }
@@ -222,6 +231,10 @@ void RequestQueue::extend_run(Refused& refused) {
     }
     run_.rows.push_back(rows + request.rows);
     run_.oldest = std::min(run_.oldest, request.times.queued);
+    if (policy_.latency_budget > Nanoseconds{0}) {
+      const TimePoint budget = saturating_add(request.times.arrived, policy_.latency_budget);
+      run_.due = std::min({run_.due, request.deadline, budget});
+    }
     run_.last = index;
     slots_[index].run = run_.number;
     if (run_.rows.back() >= policy_.max_rows) {
@@ -235,7 +248,7 @@ void RequestQueue::extend_run(Refused& refused) {
 void RequestQueue::restart_run() {
   ++run_.number;
   run_.rows.clear();
-  run_.oldest = kNever;
+  run_.oldest = run_.due = kNever;
   run_.last = run_.blocker = kNone;
   run_.full = false;
 }

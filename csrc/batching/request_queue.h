@@ -17,6 +17,8 @@
 #include "base/status.h"
 #include "batching/batch_policy.h"
 #include "batching/batcher.h"
+#include "batching/cost_model.h"
+#include "batching/queue_load.h"
 #include "core/request.h"
 
 namespace headrace {
@@ -25,7 +27,9 @@ class RequestQueue {
  public:
   using Refused = std::vector<std::pair<RequestPtr, Status>>;
 
-  explicit RequestQueue(const BatchPolicy& policy);
+  // `cost` (null: none) and `policy` outlive the queue.
+  explicit RequestQueue(const BatchPolicy& policy, std::size_t instances = 1,
+                        const CostModel* cost = nullptr);
 
   // Adds the request, or puts it into `refused` when its level or the whole queue is full.
   void push(RequestPtr request, Refused& refused);
@@ -44,6 +48,10 @@ class RequestQueue {
   bool empty() const { return size_ == 0; }
   // The earliest expiry of a queued request, kNever if none.
   TimePoint next_expiry();
+
+  // Readable by any thread without the lock.
+  QueueLoad& load() { return load_; }
+  const QueueLoad& load() const { return load_; }
 
  private:
   static constexpr uint32_t kNone = UINT32_MAX;
@@ -76,12 +84,13 @@ class RequestQueue {
     uint64_t number = 1;
     std::vector<int64_t> rows;  // cumulative
     TimePoint oldest = kNever;
+    TimePoint due = kNever;  // with a latency budget
     uint32_t last = kNone;
     uint32_t blocker = kNone;  // the request that does not fit
     bool full = false;
   };
 
-  std::size_t level_of(const Request& request) const;
+  int64_t counted_rows(const Request& request) const;
   const QueuePolicy& queue_policy(std::size_t level) const;
   uint32_t allocate_slot();
   void link(uint32_t slot, uint32_t list);
@@ -96,6 +105,9 @@ class RequestQueue {
   void restart_run();
 
   const BatchPolicy& policy_;
+  const std::size_t instances_;
+  const CostModel* const cost_;
+  QueueLoad load_;
   std::vector<Slot> slots_;
   std::vector<uint32_t> free_slots_;
   std::vector<List> lists_;       // two a level

@@ -114,6 +114,8 @@ struct RequestTimes {
   TimePoint input_done;
   TimePoint infer_done;
   TimePoint done;
+  // When it should be done, as estimated when it was queued; the epoch: not estimated.
+  TimePoint expected;
 };
 
 // A stop on the way of an answer, which somebody between the server's front and the model asked for.

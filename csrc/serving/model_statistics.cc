@@ -37,12 +37,19 @@ void ModelStatistics::record_success(const RequestTimes& times) {
   queue_.add(queue_ns);
   request_ns_.record(request_ns);
   queue_ns_.record(queue_ns);
+  if (budget_ns_ == 0) return;
+  slo_requests_.fetch_add(1, std::memory_order_relaxed);
+  if (request_ns <= budget_ns_) slo_good_.fetch_add(1, std::memory_order_relaxed);
 }
 
 void ModelStatistics::record_failure(FailureReason reason, const RequestTimes& times,
                                      TimePoint now) {
-  fail_.add(elapsed_ns(times.arrived, now));
+  const uint64_t request_ns = elapsed_ns(times.arrived, now);
+  fail_.add(request_ns);
   failures_[static_cast<std::size_t>(reason)].fetch_add(1, std::memory_order_relaxed);
+  if (budget_ns_ == 0 || reason == FailureReason::kOther) return;
+  if (reason == FailureReason::kCancelled && request_ns <= budget_ns_) return;
+  slo_requests_.fetch_add(1, std::memory_order_relaxed);
 }
 
 StatisticsValues ModelStatistics::read() const {
@@ -62,6 +69,8 @@ StatisticsValues ModelStatistics::read() const {
   values.request_ns = request_ns_.read();
   values.queue_ns = queue_ns_.read();
   values.infer_ns = infer_ns_.read();
+  values.slo_requests = slo_requests_.load(std::memory_order_relaxed);
+  values.slo_good = slo_good_.load(std::memory_order_relaxed);
   const std::lock_guard lock(mutex_);
   values.batches = batches_;
   return values;

@@ -39,10 +39,18 @@ struct StatisticsValues {
   std::array<uint64_t, kFailureReasons> failures{};
   std::map<int64_t, BatchSizeStatistics> batches;  // by executed batch size
   Histogram::Values request_ns, queue_ns, infer_ns;
+  // Of a latency budget: requests that should have been answered within it, and those that were. What
+  // the client spoilt does not count: requests that are wrong, or cancelled within the budget.
+  uint64_t slo_requests = 0;
+  uint64_t slo_good = 0;
 };
 
 class ModelStatistics {
  public:
+  // `latency_budget`: 0 for none.
+  explicit ModelStatistics(Nanoseconds latency_budget = Nanoseconds{0})
+      : budget_ns_(static_cast<uint64_t>(latency_budget.count())) {}
+
   // A batch that was executed, before its requests are answered. `batch_times` are the stamps they
   // share. The compute durations of its requests are counted here, at once.
   void record_batch(int64_t rows, std::size_t requests, const RequestTimes& batch_times);
@@ -64,6 +72,9 @@ class ModelStatistics {
     }
   };
 
+  const uint64_t budget_ns_;
+  std::atomic<uint64_t> slo_requests_{0};
+  std::atomic<uint64_t> slo_good_{0};
   std::atomic<uint64_t> last_inference_ms_{0};
   std::atomic<uint64_t> inference_count_{0};
   std::atomic<uint64_t> execution_count_{0};

@@ -79,16 +79,21 @@ ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
                            std::shared_ptr<Model> model, Reaper& reaper)
     : spec_(std::make_shared<const ModelSpec>(std::move(spec))),
       model_(std::move(model)),
-      reaper_(reaper) {
+      reaper_(reaper),
+      statistics_(options.batch.latency_budget),
+      admission_(options.admission) {
   if (options.batch.preserve_ordering && options.instances > 1) {
     gate_ = std::make_unique<ReleaseGate>(
         [this](std::vector<RequestPtr>& requests) { deliver(requests); });
   }
-  batcher_ = std::make_unique<Batcher>(std::move(options.batch),
-                                       [this](RequestPtr request, Status status) {
-                                         const FailureReason reason = reason_of(status);
-                                         refuse(std::move(request), std::move(status), reason);
-                                       });
+  const auto refused = [this](RequestPtr request, Status status) {
+    const FailureReason reason = reason_of(status);
+    if (status.code() == StatusCode::kDeadlineExceeded) {
+      admission_.learn(request->times.queued, request->times.expected, Clock::now());
+    }
+    refuse(std::move(request), std::move(status), reason);
+  };
+  batcher_ = std::make_unique<Batcher>(std::move(options.batch), refused, options.instances);
   reaper_.add(*batcher_);
 }
 
@@ -124,7 +129,20 @@ void ModelVersion::start() {
   }
 }
 
-bool ModelVersion::admit(RequestPtr& request, TimePoint now) {
+Status ModelVersion::refusal(Request& request, std::span<const RequestPtr> before, TimePoint now) {
+  const BatchPolicy& policy = batcher_->policy();
+  const std::size_t level = policy.level_of(request.priority);
+  Load load = batcher_->load(level, now);
+  for (const RequestPtr& other : before) {
+    if (policy.level_of(other->priority) <= level) {
+      load.rows_ahead += policy.max_rows <= 1 ? 1 : other->rows;
+    }
+  }
+  return admission_.decide(policy, batcher_->cost(), load, request.deadline, request.times.arrived,
+                           request.rows, now, request.times.expected);
+}
+
+bool ModelVersion::admit(RequestPtr& request, std::span<const RequestPtr> before, TimePoint now) {
   request->times.queued = now;
   if (request->times.arrived == TimePoint{}) request->times.arrived = now;
   if (closed_.load(std::memory_order_relaxed)) {
@@ -136,14 +154,29 @@ bool ModelVersion::admit(RequestPtr& request, TimePoint now) {
   request->spec = spec_;
   request->response.model_name = spec_->name;
   request->response.model_version = spec_->version_text;
-  Status status = check_request(*spec_, *request);
-  if (status) return true;
-  refuse(std::move(request), std::move(status), FailureReason::kOther);
-  return false;
+  // Before its tensors are looked at, as one row; then with its rows.
+  const bool timed = admission_.applies(batcher_->policy(), request->deadline);
+  if (timed) {
+    if (Status status = refusal(*request, before, now); !status) {
+      refuse(std::move(request), std::move(status), FailureReason::kRejected);
+      return false;
+    }
+  }
+  if (Status status = check_request(*spec_, *request); !status) {
+    refuse(std::move(request), std::move(status), FailureReason::kOther);
+    return false;
+  }
+  if (timed && request->rows > 1) {
+    if (Status status = refusal(*request, before, now); !status) {
+      refuse(std::move(request), std::move(status), FailureReason::kRejected);
+      return false;
+    }
+  }
+  return true;
 }
 
 void ModelVersion::submit(RequestPtr request) {
-  if (!admit(request, Clock::now())) return;
+  if (!admit(request, {}, Clock::now())) return;
   const TimePoint expire_at = batcher_->push(std::move(request));
   if (expire_at != kNever) reaper_.wake_at(*batcher_, expire_at);
 }
@@ -153,7 +186,7 @@ void ModelVersion::submit_together(std::span<RequestPtr> requests) {
   std::size_t admitted = 0;
   std::size_t largest = 0;
   for (RequestPtr& request : requests) {
-    if (!admit(request, now)) continue;
+    if (!admit(request, requests.first(admitted), now)) continue;
     largest = std::max(largest, request->message.size());
     std::swap(requests[admitted++], request);
   }
@@ -201,6 +234,25 @@ bool ModelVersion::close(Batcher::Close how, TimePoint deadline) {
   return in_time;
 }
 
+AdmissionValues ModelVersion::admission() const {
+  const BatchPolicy& policy = batcher_->policy();
+  const CostModel& cost = batcher_->cost();
+  AdmissionValues values;
+  for (std::size_t i = 0; i < kRefusals; ++i) {
+    values.refused[i] = admission_.refused(static_cast<Refusal>(i));
+  }
+  values.correction = admission_.correction();
+  values.batches = cost.batches();
+  values.batch_fixed = cost.fixed();
+  values.batch_row = cost.per_row();
+  values.batch_limit = batch_limit(policy, &cost);
+  values.batch_p95 = cost.p95(values.batch_limit);
+  const std::size_t lowest = policy.level_of(policy.priority_levels);
+  const auto next = estimate(policy, cost, batcher_->load(lowest, Clock::now()), 1);
+  if (next) values.estimated_wait = next->wait;
+  return values;
+}
+
 std::size_t ModelVersion::pending() const { return batcher_->pending(); }
 
 void ModelVersion::serve(Batch& batch, Instance& instance, bool on_io_thread) {
@@ -213,6 +265,12 @@ void ModelVersion::serve(Batch& batch, Instance& instance, bool on_io_thread) {
   Nanoseconds took = now - batch.taken;
   if (on_io_thread && took > ShortRuns::kShort) took = thread_cpu_time() - cpu;
   short_runs_.record(bytes, took, now, on_io_thread);
+  // Of short batches some samples are enough.
+  if (took > ShortRuns::kShort || !batcher_->cost().learned() || batch.sequence % 8 == 0) {
+    batcher_->executed(batch.rows, took);
+  }
+  const RequestTimes& times = batch.requests.front()->times;
+  if (times.expected != TimePoint{}) admission_.learn(times.queued, times.expected, now);
   if (gate_ != nullptr) {
     gate_->release(batch.sequence, std::move(batch.requests));
   } else {

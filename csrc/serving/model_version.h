@@ -18,17 +18,20 @@
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
+#include <array>
 #include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
 #include <memory>
 #include <mutex>
+#include <span>
 #include <string>
 #include <thread>
 #include <vector>
 
 #include "backends/backend.h"
+#include "batching/admission.h"
 #include "batching/batcher.h"
 #include "core/servable.h"
 #include "serving/model_statistics.h"
@@ -40,7 +43,20 @@ namespace headrace {
 
 struct ModelVersionOptions {
   BatchPolicy batch;
+  AdmissionPolicy admission;
   uint32_t instances = 1;
+};
+
+// What admission goes by, now, and what it has done.
+struct AdmissionValues {
+  std::array<uint64_t, kRefusals> refused{};  // by Refusal
+  Nanoseconds estimated_wait{0};              // of a request of the lowest priority
+  double correction = 1;
+  uint64_t batches = 0;  // that the cost model has seen
+  Nanoseconds batch_fixed{0};
+  Nanoseconds batch_row{0};
+  Nanoseconds batch_p95{0};  // of the largest
+  int64_t batch_limit = 1;   // rows of the largest
 };
 
 class ModelVersion final : public Servable {
@@ -77,6 +93,7 @@ class ModelVersion final : public Servable {
 
   const Model& model() const { return *model_; }
   StatisticsValues statistics() const { return statistics_.read(); }
+  AdmissionValues admission() const;
   std::size_t pending() const;
   // Submitted and not yet answered.
   std::size_t in_flight() const { return in_flight_.load(std::memory_order_acquire); }
@@ -86,8 +103,10 @@ class ModelVersion final : public Servable {
   ModelVersion(ModelSpec spec, ModelVersionOptions options, std::shared_ptr<Model> model,
                Reaper& reaper);
   void run_instance(std::size_t number);
-  // Counts the request in and checks it. False: it was answered.
-  bool admit(RequestPtr& request, TimePoint now);
+  // Counts the request in and checks it; `before` will be queued before it. False: it was answered.
+  bool admit(RequestPtr& request, std::span<const RequestPtr> before, TimePoint now);
+  // Why not to take the request, which would be late.
+  Status refusal(Request& request, std::span<const RequestPtr> before, TimePoint now);
   // Executes queued batches on this thread while they are short and an instance waits.
   void run_here(std::size_t requests);
   // Executes the batch and sends its answers.
@@ -113,6 +132,7 @@ class ModelVersion final : public Servable {
   std::atomic<std::size_t> in_flight_{0};
   std::atomic<bool> closed_{false};  // refuses early, so that close() need not outwait new submits
   std::atomic<bool> finite_outputs_{false};
+  Admission admission_;
   std::unique_ptr<ReleaseGate> gate_;  // preserve_ordering over several instances; otherwise null
   std::unique_ptr<Batcher> batcher_;
   std::vector<std::unique_ptr<Instance>> instances_;

@@ -1,0 +1,152 @@
+#include "batching/admission.h"
+
+#include <algorithm>
+#include <cmath>
+#include <string>
+
+namespace headrace {
+namespace {
+
+constexpr auto kRelaxed = std::memory_order_relaxed;
+
+// The correction holds 19 of 20 admitted requests to their estimate; as CostModel's p95.
+constexpr double kUp = 1 + 0.1 * 0.95;
+constexpr double kDown = 1 - 0.1 * 0.05;
+constexpr double kLeastCorrection = 0.7;
+constexpr double kMostCorrection = 3;
+// Requests of one batch say the same, and must not say it fifty times.
+constexpr Nanoseconds kBetweenLessons = Milliseconds(2);
+
+constexpr Nanoseconds kMostPushback = std::chrono::seconds(10);
+
+// A low priority level has at least this part of the instances' time in an estimate.
+constexpr double kLeastShare = 0.05;
+
+Nanoseconds scaled(Nanoseconds time, double factor) {
+  return Nanoseconds(static_cast<Nanoseconds::rep>(static_cast<double>(time.count()) * factor));
+}
+
+std::string milliseconds(Nanoseconds time) {
+  const double ms = static_cast<double>(time.count()) / 1e6;
+  std::string text = std::to_string(std::llround(ms * 10));
+  if (text.size() == 1) text.insert(0, 1, '0');
+  text.insert(text.size() - 1, 1, '.');
+  return text + " ms";
+}
+
+}  // namespace
+
+std::optional<Estimate> estimate(const BatchPolicy& policy, const CostModel& cost, const Load& load,
+                                 int64_t rows) {
+  if (!cost.learned()) return std::nullopt;
+  const auto instances = static_cast<double>(load.instances);
+  rows = std::max<int64_t>(rows, 1);
+  if (policy.max_rows <= 1) {
+    // A request is a batch, however many rows it has: rows_ahead are requests.
+    const Nanoseconds one = cost.mean(cost.typical_rows());
+    const double overtaking = load.overtaking_per_s * static_cast<double>(one.count()) / 1e9;
+    const double share = std::max(1 - overtaking / instances, kLeastShare);
+    const Nanoseconds ahead = scaled(one, static_cast<double>(load.rows_ahead) / instances);
+    return Estimate{scaled(load.free_in + ahead, 1 / share), cost.p95(rows)};
+  }
+  const int64_t most = batch_limit(policy, &cost);
+  const Nanoseconds full = cost.mean(most);
+  const auto batches = static_cast<double>((load.rows_ahead + rows - 1) / most);
+  Nanoseconds wait = load.free_in + scaled(full, batches / instances);
+  if (load.overtaking_per_s > 0) {
+    const double full_s = std::chrono::duration<double>(full).count();
+    const double overtaking = load.overtaking_per_s * full_s / static_cast<double>(most);
+    wait = scaled(wait, 1 / std::max(1 - overtaking / instances, kLeastShare));
+  }
+  const double joining = load.rows_per_s * std::chrono::duration<double>(wait).count();
+  const double together = static_cast<double>(load.rows_ahead % most + rows) + joining;
+  const int64_t own = together < static_cast<double>(most) ? static_cast<int64_t>(together) : most;
+  return Estimate{wait, cost.p95(std::max(own, rows))};
+}
+
+Status Admission::decide(const BatchPolicy& batch, const CostModel& cost, const Load& load,
+                         TimePoint deadline, TimePoint arrived, int64_t rows, TimePoint now,
+                         TimePoint& expected) {
+  const std::optional<Estimate> raw = estimate(batch, cost, load, rows);
+  if (!raw) return {};
+  expected = now + raw->wait + raw->execution;
+  if (load.idle && load.rows_ahead == 0) return {};
+  const double factor = correction();
+  const Nanoseconds takes = scaled(raw->wait + raw->execution, factor);
+
+  if (!policy_.by_deadline) deadline = kNever;
+  Refusal reason = Refusal::kDeadline;
+  if (batch.latency_budget > Nanoseconds{0}) {
+    const TimePoint due = saturating_add(arrived, batch.latency_budget);
+    if (due < deadline) {
+      deadline = due;
+      reason = Refusal::kSlo;
+    }
+  }
+  if (deadline != kNever) {
+    if (saturating_add(now, takes) <= deadline) return {};
+    return refuse(reason, takes, std::max(deadline - now, Nanoseconds{0}));
+  }
+  if (policy_.queue_target == Nanoseconds{0}) return {};
+  const Nanoseconds limit = queue_limit(*raw, load.instances, now);
+  if (raw->wait <= limit) return {};
+  return refuse(Refusal::kQueue, raw->wait, limit);
+}
+
+Nanoseconds Admission::queue_limit(const Estimate& estimate, std::size_t instances, TimePoint now) {
+  const Nanoseconds wait = estimate.wait;
+  const TimePoint::rep began = interval_began_.load(kRelaxed);
+  const Nanoseconds age = now.time_since_epoch() - Nanoseconds(began);
+  if (wait <= policy_.queue_target) {
+    standing_.store(false, kRelaxed);
+    least_wait_.store(wait.count(), kRelaxed);
+  } else if (age >= policy_.queue_interval) {
+    // Nobody asked for an interval and more: then it is not known that the queue stands.
+    const bool known = age < 2 * policy_.queue_interval;
+    standing_.store(known && least_wait_.load(kRelaxed) > policy_.queue_target.count(), kRelaxed);
+  } else if (wait.count() < least_wait_.load(kRelaxed)) {
+    least_wait_.store(wait.count(), kRelaxed);
+  }
+  if (age >= policy_.queue_interval) {
+    interval_began_.store(now.time_since_epoch().count(), kRelaxed);
+    least_wait_.store(wait.count(), kRelaxed);
+  }
+  // Below the batch that runs and the next one, instances would run dry.
+  const auto more = static_cast<Nanoseconds::rep>(instances);
+  const Nanoseconds two = estimate.execution + estimate.execution / more;
+  return std::max(standing_.load(kRelaxed) ? policy_.queue_target : policy_.queue_interval, two);
+}
+
+void Admission::learn(TimePoint admitted, TimePoint expected, TimePoint now) {
+  if (expected <= admitted || now <= admitted) return;
+  const TimePoint::rep last = learned_at_.load(kRelaxed);
+  if (now.time_since_epoch() - Nanoseconds(last) < kBetweenLessons) return;
+  learned_at_.store(now.time_since_epoch().count(), kRelaxed);
+  const double correction = correction_.load(kRelaxed);
+  const bool late = now - admitted > scaled(expected - admitted, correction);
+  correction_.store(
+      std::clamp(correction * (late ? kUp : kDown), kLeastCorrection, kMostCorrection), kRelaxed);
+}
+
+Milliseconds Admission::pushback(Nanoseconds late) {
+  uint64_t sum = 0;
+  for (const auto& count : refused_) sum += count.load(kRelaxed);
+  // Multiples of the golden ratio, modulo 1, lie evenly between 0 and 1.
+  const double spread = std::fmod(static_cast<double>(sum % 1000000) * 0.6180339887498949, 1.0);
+  const Nanoseconds after = scaled(std::min(late, kMostPushback), 0.5 + spread);
+  return std::max(std::chrono::duration_cast<Milliseconds>(after), Milliseconds(1));
+}
+
+Status Admission::refuse(Refusal reason, Nanoseconds takes, Nanoseconds limit) {
+  refused_[static_cast<std::size_t>(reason)].fetch_add(1, kRelaxed);
+  std::string text = "the model is overloaded: this request would ";
+  text += reason == Refusal::kQueue ? "wait " : "take ";
+  text += milliseconds(takes);
+  text += reason == Refusal::kDeadline ? ", its deadline is in "
+          : reason == Refusal::kSlo    ? ", of its latency budget there are "
+                                       : ", the limit is ";
+  text += milliseconds(limit);
+  return Status::resource_exhausted(std::move(text)).with_pushback(pushback(takes - limit));
+}
+
+}  // namespace headrace
