@@ -66,8 +66,8 @@ struct QueueView {
   bool draining = false;
   // For a policy with a latency budget; null: not known yet.
   const CostModel* cost = nullptr;
-  TimePoint due = kNever;    // when the most urgent of the run has to be answered
-  double rows_per_s = 0;     // that arrive
+  TimePoint due = kNever;  // when the most urgent of the run has to be answered
+  double rows_per_s = 0;   // that arrive
   std::size_t instances = 1;
 };
 

@@ -16,11 +16,11 @@ namespace headrace {
 
 // As a request of some priority level sees it.
 struct Load {
-  int64_t rows_ahead = 0;      // queued at its level or a higher one
-  double rows_per_s = 0;       // that arrive, of all levels
-  double overtaking_per_s = 0; // of higher levels only: these pass it
-  Nanoseconds free_in{0};      // until an instance can take a batch
-  bool idle = false;           // one waits for work
+  int64_t rows_ahead = 0;       // queued at its level or a higher one
+  double rows_per_s = 0;        // that arrive, of all levels
+  double overtaking_per_s = 0;  // of higher levels only: these pass it
+  Nanoseconds free_in{0};       // until an instance can take a batch
+  bool idle = false;            // one waits for work
   std::size_t instances = 1;
 };
 

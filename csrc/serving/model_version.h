@@ -43,8 +43,8 @@ namespace headrace {
 
 struct ModelVersionOptions {
   BatchPolicy batch;
-  AdmissionPolicy admission;
   uint32_t instances = 1;
+  AdmissionPolicy admission{};
 };
 
 // What admission goes by, now, and what it has done.

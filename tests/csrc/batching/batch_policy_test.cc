@@ -4,6 +4,8 @@
 
 #include <string>
 
+#include "batching/cost_model.h"
+
 using namespace headrace;
 using namespace std::chrono_literals;
 
@@ -64,4 +66,68 @@ TEST_CASE("a delay beyond the end of time waits until something arrives") {
   const Cut cut = cut_batch(policy, {rows, TimePoint{1h}, false, false}, TimePoint{2h});
   CHECK(cut.requests == 0);
   CHECK(cut.wait_until == kNever);
+}
+
+namespace {
+
+// Batches take 10 ms + 1 ms a row.
+struct WithBudget {
+  explicit WithBudget(Nanoseconds budget) {
+    for (int i = 0; i < 200; ++i) cost.record(1 + i % 32, 10ms + (1 + i % 32) * 1ms);
+    policy.max_rows = 64;
+    policy.latency_budget = budget;
+  }
+  Cut cut(const std::vector<int64_t>& rows, double rows_per_s, Nanoseconds age = 1ms,
+          bool closed = false) const {
+    QueueView view{rows, now - age, closed, false};
+    view.cost = &cost;
+    view.due = now - age + policy.latency_budget;
+    view.rows_per_s = rows_per_s;
+    return cut_batch(policy, view, now);
+  }
+
+  const TimePoint now{1h};
+  CostModel cost;
+  BatchPolicy policy;
+};
+
+}  // namespace
+
+TEST_CASE("latency budget: a batch fits twice into it") {
+  const WithBudget given(60ms);  // 30 ms: 20 rows
+  std::vector<int64_t> rows;
+  for (int64_t i = 1; i <= 40; ++i) rows.push_back(i);
+  CHECK(given.cut(rows, 10000).requests == doctest::Approx(20).epsilon(0.1));
+  CHECK(given.cut({50}, 10000).requests == 1);  // one request that is larger goes all the same
+  const WithBudget generous(10s);
+  CHECK(generous.cut(rows, 10).requests == 40);
+}
+
+TEST_CASE("latency budget: waits only while that gains throughput that is needed") {
+  const WithBudget given(200ms);
+  CHECK(given.cut({1}, 20).requests == 1);  // batches of one keep up
+  CHECK(given.cut({1}, 90).requests == 1);  // the next is too far away: 10 ms shared, 11 ms
+  const Cut waits = given.cut({1}, 2000);   // 20 come while one batch runs
+  CHECK(waits.requests == 0);
+  CHECK(waits.wait_until > given.now);
+  CHECK(waits.wait_until <= given.now + 10ms);         // what can be gained at most
+  CHECK(given.cut({1, 2}, 2000, 12ms).requests == 2);  // and that is over
+  CHECK(given.cut({1, 2}, 2000, 1ms, true).requests == 2);
+  CHECK(given.cut({30}, 2000).requests == 1);  // large enough to keep up
+  // The most urgent cannot wait.
+  CHECK(given.cut({1}, 2000, 195ms).requests == 1);
+}
+
+TEST_CASE("latency budget: before the cost model has learned, as without one") {
+  BatchPolicy policy;
+  policy.max_rows = 8;
+  policy.latency_budget = 1ms;
+  policy.max_queue_delay = 100us;
+  const CostModel unknown;
+  const std::vector<int64_t> rows = {1, 2};
+  QueueView view{rows, TimePoint{1h}, false, false};
+  view.cost = &unknown;
+  CHECK(cut_batch(policy, view, TimePoint{1h}).requests == 0);
+  view.oldest_queued = TimePoint{1h} - 200us;
+  CHECK(cut_batch(policy, view, TimePoint{1h}).requests == 2);
 }

@@ -32,6 +32,8 @@ struct Trial {
   uint64_t priority_levels;
   std::size_t together = 1;  // requests a submit; > 1 may execute on the producer's thread
   Nanoseconds delay{0};
+  Nanoseconds budget{0};  // an SLO's
+  bool slow = false;      // the model: then admission has to refuse some
 };
 
 std::string payload(uint64_t id, int64_t rows, bool poison) {
@@ -67,6 +69,9 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
       {"together, in order, drain", Batcher::Close::kDrain, true, true, 0, 3},
       {"together, refuse, with levels", Batcher::Close::kRefuse, true, true, 3, 7},
       {"together, with a queue delay", Batcher::Close::kDrain, false, true, 0, 2, 200us},
+      {"overloaded, all served", Batcher::Close::kDrain, false, false, 0, 1, 0us, 1ms, true},
+      {"overloaded, with levels", Batcher::Close::kDrain, false, true, 3, 5, 0us, 1ms, true},
+      {"overloaded, in order, refuse", Batcher::Close::kRefuse, true, true, 0, 3, 0us, 1ms, true},
   };
   for (const Trial& trial : trials) {
     CAPTURE(trial.what);
@@ -94,6 +99,7 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
     policy.max_rows = 8;
     policy.preserve_ordering = trial.preserve_ordering;
     policy.max_queue_delay = trial.delay;
+    policy.latency_budget = trial.budget;
     policy.priority_levels = trial.priority_levels;
     policy.default_priority_level = trial.priority_levels;
     policy.default_queue_policy.max_queue_size = 64;
@@ -103,13 +109,18 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
     spec.max_batch_size = 8;
     spec.inputs = {tensor_spec("X", DType::kInt64, {kWidth})};
     spec.outputs = {tensor_spec("Y", DType::kInt64, {kWidth})};
-    const auto version =
-        *ModelVersion::create(spec, {policy, 2},
-                              std::make_shared<AnywhereModel>(make_callback_model(
-                                  {tensor_spec("X", DType::kInt64, {-1, kWidth})},
-                                  {tensor_spec("Y", DType::kInt64, {-1, kWidth})},
-                                  {identity_without_poison, identity_without_poison}, "")),
-                              reaper);
+    const bool slow = trial.slow;
+    const Callback callback = [slow](const std::vector<std::optional<CallbackInput>>& inputs,
+                                     std::vector<BackendOutput>& outputs) {
+      if (slow) std::this_thread::sleep_for(300us);
+      return identity_without_poison(inputs, outputs);
+    };
+    const auto version = *ModelVersion::create(
+        spec, {policy, 2, {true, 200us, 1ms}},
+        std::make_shared<AnywhereModel>(make_callback_model(
+            {tensor_spec("X", DType::kInt64, {-1, kWidth})},
+            {tensor_spec("Y", DType::kInt64, {-1, kWidth})}, {callback, callback}, "")),
+        reaper);
     version->start();
 
     std::atomic<uint64_t> submitted{0};
@@ -182,5 +193,10 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
     for (const uint64_t reason : values.failures) failed += reason;
     CHECK(failed == values.fail.count);
     if (!trial.close_early) CHECK(good > 0);
+    const AdmissionValues admission = version->admission();
+    if (trial.slow) {
+      CHECK(admission.refused[0] + admission.refused[1] + admission.refused[2] > 0);
+      CHECK(values.slo_requests > values.slo_good);
+    }
   }
 }
