@@ -54,6 +54,10 @@ Connection::Connection(const Options& options, Caller& caller)
               header("te", "trailers"),
               header("content-type", "application/grpc"),
               header("user-agent", "headrace-loadgen/1")};
+  if (options_.deadline_s > 0) {
+    timeout_ = std::to_string(static_cast<int64_t>(options_.deadline_s * 1e6)) + "u";
+    headers_.push_back(header("grpc-timeout", timeout_));
+  }
   for (const auto& [name, value] : options_.metadata) headers_.push_back(header(name, value));
 }
 
@@ -124,6 +128,7 @@ void Connection::submit(int64_t start_ns) {
   call->message.clear();
   call->detail.clear();
   call->active = true;
+  call->number = next_number_++;
   ++in_flight_;
   nghttp2_data_provider body{};
   body.read_callback = read_body;
@@ -131,6 +136,11 @@ void Connection::submit(int64_t start_ns) {
                              ? NGHTTP2_ERR_INVALID_STATE
                              : nghttp2_submit_request(session_, nullptr, headers_.data(),
                                                       headers_.size(), &body, call);
+  call->stream = stream;
+  if (stream >= 0 && options_.deadline_s > 0) {
+    const auto time = static_cast<int64_t>(options_.deadline_s * 1e9);
+    deadlines_.push_back({now_ns() + time, call, call->number});
+  }
   if (stream < 0) {
     call->detail = nghttp2_strerror(stream);
     finish(*call, NGHTTP2_REFUSED_STREAM);
@@ -141,6 +151,7 @@ ssize_t Connection::read_body(nghttp2_session* session, int32_t stream, uint8_t*
                               uint32_t* flags, nghttp2_data_source*, void* self) {
   const std::string& body = static_cast<Connection*>(self)->body_;
   auto* call = static_cast<Call*>(nghttp2_session_get_stream_user_data(session, stream));
+  if (call == nullptr) return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // reset at its deadline
   const std::size_t size = std::min(room, body.size() - call->sent);
   std::memcpy(out, body.data() + call->sent, size);
   call->sent += size;
@@ -173,6 +184,24 @@ int Connection::on_data(nghttp2_session* session, uint8_t, int32_t stream, const
   return 0;
 }
 
+int64_t Connection::expire(int64_t now) {
+  while (!deadlines_.empty()) {
+    const Deadline next = deadlines_.front();
+    const bool waits = next.call->active && next.call->number == next.number;
+    if (waits && next.at_ns > now) return next.at_ns;
+    deadlines_.pop_front();
+    if (!waits) continue;
+    if (session_ != nullptr) {
+      nghttp2_submit_rst_stream(session_, NGHTTP2_FLAG_NONE, next.call->stream, NGHTTP2_CANCEL);
+      // What still comes for it is nobody's.
+      nghttp2_session_set_stream_user_data(session_, next.call->stream, nullptr);
+    }
+    next.call->grpc_status = -2;
+    finish(*next.call, NGHTTP2_CANCEL);
+  }
+  return INT64_MAX;
+}
+
 int Connection::on_close(nghttp2_session* session, int32_t stream, uint32_t error_code,
                          void* self) {
   auto* call = static_cast<Call*>(nghttp2_session_get_stream_user_data(session, stream));
@@ -192,6 +221,7 @@ void Connection::finish(Call& call, uint32_t error_code) {
 }
 
 std::string Connection::judge(const Call& call, uint32_t error_code) const {
+  if (call.grpc_status == -2) return "deadline";
   if (call.grpc_status < 0) {
     if (error_code != NGHTTP2_NO_ERROR) {
       return std::string("stream reset ") + nghttp2_http2_strerror(error_code);

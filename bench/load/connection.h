@@ -8,6 +8,7 @@
 #include <nghttp2/nghttp2.h>
 
 #include <cstdint>
+#include <deque>
 #include <memory>
 #include <string>
 #include <vector>
@@ -49,6 +50,8 @@ class Connection {
   bool flush();
   bool wants_write() const { return written_ < pending_.size(); }
   std::size_t in_flight() const { return in_flight_; }
+  // Resets the calls whose deadline has passed; answers when the next one's does (INT64_MAX: none).
+  int64_t expire(int64_t now);
 
  private:
   struct Call {
@@ -57,6 +60,8 @@ class Connection {
     int http_status = 0;
     int grpc_status = -1;  // -1: none came
     bool active = false;
+    int32_t stream = -1;
+    uint64_t number = 0;  // tells the calls that reuse this object
     std::string message;  // with gRPC's prefix
     std::string detail;
   };
@@ -88,6 +93,14 @@ class Connection {
   std::vector<std::unique_ptr<Call>> calls_;  // all ever made, reused
   std::vector<Call*> free_;
   std::size_t in_flight_ = 0;
+  struct Deadline {
+    int64_t at_ns;
+    Call* call;
+    uint64_t number;
+  };
+  std::deque<Deadline> deadlines_;  // in order: all calls have the same time
+  uint64_t next_number_ = 0;
+  std::string timeout_;
   std::string pending_;
   std::size_t written_ = 0;
 };

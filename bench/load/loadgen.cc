@@ -24,6 +24,7 @@
 #include "log_histogram.h"
 #include "options.h"
 #include "process_usage.h"
+#include "step_stats.h"
 
 namespace loadgen {
 namespace {
@@ -76,6 +77,10 @@ class LoadGenerator final : public Caller {
   void wait();
   int64_t gap_ns();
   std::size_t outstanding() const;
+  // Ends calls whose deadline has passed; answers when to look again.
+  int64_t expire();
+  // The step of the schedule that this time belongs to; null: none.
+  StepStats* step_at(int64_t time_ns);
   void print() const;
 
   const Options& options_;
@@ -94,6 +99,7 @@ class LoadGenerator final : public Caller {
   int64_t end_ns_ = 0;
   int64_t next_arrival_ns_ = 0;
 
+  std::vector<StepStats> steps_;  // from begin_ns_ on
   LogHistogram latency_;
   std::map<std::string, uint64_t> errors_;
   std::string first_error_;
@@ -183,6 +189,7 @@ void LoadGenerator::answered(Connection& connection, int64_t start_ns, const std
   // loop: throughput counts answers in the window; latency only calls that also began in it.
   const bool counts = open_loop_ ? began_in_window : phase_ == Phase::kMeasure;
   if (phase_ == Phase::kMeasure || phase_ == Phase::kDrain) ++answers_;
+  if (StepStats* step = step_at(start_ns)) step->answered(start_ns, now, error);
   if (counts) {
     if (error.empty()) {
       ++right_;
@@ -205,7 +212,37 @@ void LoadGenerator::begin_measuring() {
   usage_begin_ns_ = begin_ns_;
   end_ns_ = begin_ns_ + to_ns(options_.duration_s);
   next_arrival_ns_ = std::max(next_arrival_ns_, begin_ns_);
+  int64_t from = begin_ns_;
+  for (const auto& [rate, seconds] : options_.steps) {
+    StepStats& step = steps_.emplace_back();
+    step.rate = rate;
+    step.begin_ns = from;
+    step.end_ns = from += to_ns(seconds);
+  }
   phase_ = Phase::kMeasure;
+}
+
+StepStats* LoadGenerator::step_at(int64_t time_ns) {
+  for (StepStats& step : steps_) {
+    if (time_ns >= step.begin_ns && time_ns < step.end_ns) return &step;
+  }
+  return nullptr;
+}
+
+int64_t LoadGenerator::expire() {
+  int64_t next = std::numeric_limits<int64_t>::max();
+  if (options_.deadline_s <= 0) return next;
+  const int64_t now = now_ns();
+  for (auto& connection : connections_) {
+    if (!connection->is_open()) continue;
+    next = std::min(next, connection->expire(now));
+    if (!connection->flush()) {
+      if (!reopen(*connection)) return now;
+    } else if (connection->wants_write()) {
+      watch(*connection);
+    }
+  }
+  return next;
 }
 
 void LoadGenerator::advance() {
@@ -232,8 +269,10 @@ void LoadGenerator::advance() {
 }
 
 int64_t LoadGenerator::gap_ns() {
-  if (options_.arrivals == Arrivals::kConstant) return to_ns(1.0 / options_.rate);
-  return to_ns(std::exponential_distribution<double>(options_.rate)(random_));
+  const StepStats* step = step_at(next_arrival_ns_);
+  const double rate = step == nullptr ? options_.rate : step->rate;
+  if (options_.arrivals == Arrivals::kConstant) return to_ns(1.0 / rate);
+  return to_ns(std::exponential_distribution<double>(rate)(random_));
 }
 
 void LoadGenerator::send_due() {
@@ -244,6 +283,8 @@ void LoadGenerator::send_due() {
   while (next_arrival_ns_ <= now && next_arrival_ns_ < end_ns_) {
     const int64_t intended = next_arrival_ns_;
     next_arrival_ns_ += gap_ns();
+    StepStats* const step = step_at(intended);
+    if (step != nullptr) ++step->arrivals;
     // The phase turns on the loop's clock; what belongs to it, on the schedule's.
     const bool measured = phase_ == Phase::kMeasure;
     if (measured) {
@@ -254,6 +295,7 @@ void LoadGenerator::send_due() {
     Connection& connection = *connections_[turn_++ % connections_.size()];
     if (!connection.is_open() || waiting >= static_cast<std::size_t>(options_.max_outstanding)) {
       if (measured) ++dropped_;
+      if (step != nullptr) ++step->dropped;
       continue;
     }
     ++waiting;
@@ -275,6 +317,7 @@ void LoadGenerator::wait() {
                  : phase_ == Phase::kMeasure ? end_ns_
                                              : end_ns_ + to_ns(options_.drain_s);
   if (open_loop_ && phase_ != Phase::kDrain) wake = std::min(wake, next_arrival_ns_);
+  wake = std::min(wake, expire());
   itimerspec spec{};
   wake = std::max<int64_t>(wake, 1);
   spec.it_value.tv_sec = wake / kSecond;
@@ -338,6 +381,14 @@ void LoadGenerator::print() const {
       static_cast<unsigned long long>(arrivals_), static_cast<unsigned long long>(dropped_),
       static_cast<unsigned long long>(late_), static_cast<double>(worst_lag_ns_) / 1e3,
       static_cast<unsigned long long>(unanswered_));
+  if (!steps_.empty()) {
+    std::printf(" \"steps\": [");
+    for (const StepStats& step : steps_) {
+      std::printf(&step == &steps_.front() ? "\n  " : ",\n  ");
+      step.print();
+    }
+    std::printf("],\n");
+  }
   const double own = own_after_ - own_before_;
   const double machine = machine_after_ - machine_before_;
   std::printf(" \"client_cores\": %.3f, \"machine_busy_cores\": %.3f, \"reconnects\": %d",

@@ -1,5 +1,6 @@
 #include "options.h"
 
+#include <algorithm>
 #include <cstdio>
 #include <cstdlib>
 #include <fstream>
@@ -28,6 +29,10 @@ how
   --streams N               closed loop: calls in flight a connection, default 1
   --rate R                  open loop: R calls a second over all connections; latency counts from
                             the intended time of sending
+  --steps R:S,R:S,...       open loop: R calls a second for S seconds, then the next; instead of
+                            --rate and --duration. Each step is reported by itself
+  --deadline S              each call's: sent as grpc-timeout; a call without an answer by then is
+                            reset and counts as an error, as gRPC clients do it
   --arrivals poisson|constant    default poisson
   --max-outstanding N       open loop: more arrivals than this unanswered are dropped, default 10000
   --seed N                  of the Poisson schedule, default 1
@@ -65,6 +70,21 @@ double number(const std::string& name, const std::string& text, double low, doub
          ", not '" + text + "'");
   }
   return value;
+}
+
+// "100:5,1000:60" -> rates and seconds.
+std::vector<std::pair<double, double>> steps_of(const std::string& text) {
+  std::vector<std::pair<double, double>> steps;
+  for (std::size_t at = 0; at < text.size();) {
+    const std::size_t end = std::min(text.find(',', at), text.size());
+    const std::string step = text.substr(at, end - at);
+    const std::size_t colon = step.find(':');
+    if (colon == std::string::npos) fail("--steps wants RATE:SECONDS,..., not '" + text + "'");
+    steps.emplace_back(number("--steps' rate", step.substr(0, colon), 1e-3, 1e7),
+                       number("--steps' seconds", step.substr(colon + 1), 0.01, 86400));
+    at = end + 1;
+  }
+  return steps;
 }
 
 }  // namespace
@@ -109,6 +129,10 @@ Options parse_options(int argc, char** argv) {
       o.streams = static_cast<int>(number(name, value, 1, 100000));
     } else if (name == "--rate") {
       o.rate = number(name, value, 1e-3, 1e7);
+    } else if (name == "--steps") {
+      o.steps = steps_of(value);
+    } else if (name == "--deadline") {
+      o.deadline_s = number(name, value, 1e-3, 3600);
     } else if (name == "--arrivals") {
       if (value != "poisson" && value != "constant") fail("--arrivals is poisson or constant");
       o.arrivals = value == "poisson" ? Arrivals::kPoisson : Arrivals::kConstant;
@@ -142,6 +166,11 @@ Options parse_options(int argc, char** argv) {
     std::string why;
     o.tls = make_tls(tls, why);
     if (o.tls == nullptr) fail(why);
+  }
+  if (!o.steps.empty()) {
+    o.rate = o.steps.front().first;
+    o.duration_s = 0;
+    for (const auto& [rate, seconds] : o.steps) o.duration_s += seconds;
   }
   if (o.requests > 0 && o.rate > 0) fail("--requests is for the closed loop; use --duration");
   return o;

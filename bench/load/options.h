@@ -33,6 +33,9 @@ struct Options {
   int streams = 1;  // closed loop: calls in flight a connection
   double rate = 0;  // calls a second; > 0 makes the loop open
   Arrivals arrivals = Arrivals::kPoisson;
+  // Open loop: (rate, seconds) one after the other, instead of one rate; each is reported by itself.
+  std::vector<std::pair<double, double>> steps;
+  double deadline_s = 0;        // each call's: sent as grpc-timeout, and reset then; 0: none
   int max_outstanding = 10000;  // open loop: an arrival beyond this is dropped and counted
   uint64_t seed = 1;            // of the Poisson schedule
 

@@ -76,7 +76,7 @@ Status Admission::decide(const BatchPolicy& batch, const CostModel& cost, const 
 
   if (!policy_.by_deadline) deadline = kNever;
   Refusal reason = Refusal::kDeadline;
-  if (batch.latency_budget > Nanoseconds{0}) {
+  if (batch.latency_budget > Nanoseconds{0} && policy_.by_budget) {
     const TimePoint due = saturating_add(arrived, batch.latency_budget);
     if (due < deadline) {
       deadline = due;

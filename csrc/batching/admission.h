@@ -32,6 +32,7 @@ namespace headrace {
 
 struct AdmissionPolicy {
   bool by_deadline = true;
+  bool by_budget = true;  // BatchPolicy::latency_budget
   // Zero: no CoDel, requests without a deadline may wait until the queue is full.
   Nanoseconds queue_target{0};
   Nanoseconds queue_interval = std::chrono::milliseconds(100);
@@ -55,7 +56,8 @@ class Admission {
 
   // Whether decide() can refuse such a request at all.
   bool applies(const BatchPolicy& batch, TimePoint deadline) const {
-    return (deadline != kNever && policy_.by_deadline) || batch.latency_budget > Nanoseconds{0} ||
+    return (deadline != kNever && policy_.by_deadline) ||
+           (batch.latency_budget > Nanoseconds{0} && policy_.by_budget) ||
            policy_.queue_target > Nanoseconds{0};
   }
 

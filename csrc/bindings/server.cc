@@ -36,16 +36,28 @@ Rights rights_named(const std::vector<std::string>& names) {
   return rights;
 }
 
-// (name, rights, SHA-256 digests of keys, identities of certificates)
+// (calls a second, burst)
+using PyQuota = std::optional<std::pair<double, double>>;
+
+std::shared_ptr<Quota> make_quota(const PyQuota& quota) {
+  if (!quota) return nullptr;
+  if (!(quota->first > 0) || !(quota->second >= 1)) {
+    raise_unless_ok(Status::invalid_argument("a quota has a rate > 0 and a burst >= 1"));
+  }
+  return std::make_shared<Quota>(quota->first, quota->second);
+}
+
+// (name, rights, SHA-256 digests of keys, identities of certificates, quota)
 using PyMember = std::tuple<std::string, std::vector<std::string>, std::vector<py::bytes>,
-                            std::vector<std::string>>;
+                            std::vector<std::string>, PyQuota>;
 
 std::shared_ptr<const AccessPolicy> make_access_policy(const std::vector<std::string>& anonymous,
-                                                       const std::vector<PyMember>& members) {
+                                                       const std::vector<PyMember>& members,
+                                                       const PyQuota& anonymous_quota) {
   std::vector<AccessPolicy::Member> made;
-  for (const auto& [name, rights, keys, identities] : members) {
+  for (const auto& [name, rights, keys, identities, quota] : members) {
     AccessPolicy::Member& member = made.emplace_back();
-    member.principal = {name, rights_named(rights)};
+    member.principal = {name, rights_named(rights), make_quota(quota)};
     member.identities = identities;
     for (const py::bytes& key : keys) {
       const std::string_view digest = key;
@@ -56,7 +68,8 @@ std::shared_ptr<const AccessPolicy> make_access_policy(const std::vector<std::st
       std::copy(digest.begin(), digest.end(), reinterpret_cast<char*>(to.data()));
     }
   }
-  return std::make_shared<const AccessPolicy>(rights_named(anonymous), std::move(made));
+  return std::make_shared<const AccessPolicy>(rights_named(anonymous), std::move(made),
+                                              make_quota(anonymous_quota));
 }
 
 struct PyServerOptions {
@@ -243,9 +256,8 @@ class PyServer {
     raise_unless_ok(status);
   }
 
-  void publish(
-      const std::map<std::string, std::map<int64_t, std::shared_ptr<Servable>>>& wanted,
-      const std::map<std::string, PyTraffic>& traffic) {
+  void publish(const std::map<std::string, std::map<int64_t, std::shared_ptr<Servable>>>& wanted,
+               const std::map<std::string, PyTraffic>& traffic) {
     const py::gil_scoped_release release;
     std::map<std::string, ModelRoutes, std::less<>> models;
     for (const auto& [name, versions] : wanted) {
@@ -300,9 +312,10 @@ py::dict statistics_of(const ServerCounters& counters) {
       "connections_total"_a = counters.connections_total,
       "connections_refused"_a = counters.connections_refused, "limits_exceeded"_a = limits_exceeded,
       "calls_started"_a = counters.calls_started, "calls_finished"_a = counters.calls_finished,
-      "calls_active"_a = counters.calls_active, "calls_by_code"_a = counters.calls_by_code,
-      "bytes_received"_a = counters.bytes_received, "bytes_sent"_a = counters.bytes_sent,
-      "tls_handshakes"_a = handshakes_by_result(counters), "tls_resumed"_a = counters.tls_resumed);
+      "calls_active"_a = counters.calls_active, "quota_refused"_a = counters.quota_refused,
+      "calls_by_code"_a = counters.calls_by_code, "bytes_received"_a = counters.bytes_received,
+      "bytes_sent"_a = counters.bytes_sent, "tls_handshakes"_a = handshakes_by_result(counters),
+      "tls_resumed"_a = counters.tls_resumed);
 }
 
 }  // namespace
@@ -357,10 +370,10 @@ void bind_server(py::module_& module) {
       .def(
           "set_access",
           [](PyServer& self, const std::vector<std::string>& anonymous,
-             const std::vector<PyMember>& members) {
-            self.core().set_access(make_access_policy(anonymous, members));
+             const std::vector<PyMember>& members, const PyQuota& anonymous_quota) {
+            self.core().set_access(make_access_policy(anonymous, members, anonymous_quota));
           },
-          "anonymous"_a, "members"_a)
+          "anonymous"_a, "members"_a, "anonymous_quota"_a = py::none())
       .def("clear_access",
            [](PyServer& self) { self.core().set_access(std::make_shared<const AccessPolicy>()); })
       .def("rights",

@@ -128,7 +128,7 @@ py::dict histogram_of(const Histogram::Values& values) {
       "buckets"_a = std::vector<uint64_t>(values.buckets.begin(), values.buckets.end()));
 }
 
-py::dict statistics_of(const StatisticsValues& values) {
+py::dict statistics_of(const StatisticsValues& values, const AdmissionValues& admission) {
   py::dict failures;
   const char* const reasons[kFailureReasons] = {"REJECTED", "CANCELED", "BACKEND", "OTHER"};
   for (std::size_t i = 0; i < kFailureReasons; ++i) failures[reasons[i]] = values.failures[i];
@@ -149,14 +149,26 @@ py::dict statistics_of(const StatisticsValues& values) {
   result["request_ns"] = histogram_of(values.request_ns);
   result["queue_ns"] = histogram_of(values.queue_ns);
   result["infer_ns"] = histogram_of(values.infer_ns);
+  result["slo"] = py::make_tuple(values.slo_requests, values.slo_good);
+  py::dict refused;
+  const char* const refusals[kRefusals] = {"deadline", "slo", "queue"};
+  for (std::size_t i = 0; i < kRefusals; ++i) refused[refusals[i]] = admission.refused[i];
+  result["admission"] = py::dict(
+      "refused"_a = refused, "estimated_wait_ns"_a = admission.estimated_wait.count(),
+      "correction"_a = admission.correction, "batches"_a = admission.batches,
+      "batch_fixed_ns"_a = admission.batch_fixed.count(),
+      "batch_row_ns"_a = admission.batch_row.count(),
+      "batch_p95_ns"_a = admission.batch_p95.count(), "batch_limit"_a = admission.batch_limit);
   return result;
 }
 
 std::shared_ptr<ModelVersion> make_version(ModelSpec spec, std::shared_ptr<Model> model,
-                                           BatchPolicy policy, uint32_t instances) {
+                                           BatchPolicy policy, uint32_t instances,
+                                           AdmissionPolicy admission) {
   ModelVersionOptions options;
   options.batch = std::move(policy);
   options.instances = instances;
+  options.admission = admission;
   auto result = [&] {
     const py::gil_scoped_release release;
     return ModelVersion::create(std::move(spec), std::move(options), std::move(model), reaper());
@@ -194,7 +206,8 @@ std::vector<std::tuple<std::string, uint32_t, uint32_t>> plan(
 void bind_serving(py::module_& module) {
   py::class_<Servable, std::shared_ptr<Servable>>(module, "Servable");
   py::class_<ModelVersion, Servable, std::shared_ptr<ModelVersion>>(module, "ModelVersion")
-      .def(py::init(&make_version), "spec"_a, "model"_a, py::kw_only(), "policy"_a, "instances"_a)
+      .def(py::init(&make_version), "spec"_a, "model"_a, py::kw_only(), "policy"_a, "instances"_a,
+           "admission"_a = AdmissionPolicy{})
       .def(
           "warm_up",
           [](ModelVersion& self, const py::dict& arrays) {
@@ -224,7 +237,9 @@ void bind_serving(py::module_& module) {
       .def_property_readonly("pending", &ModelVersion::pending)
       .def("require_finite_outputs", &ModelVersion::require_finite_outputs, "required"_a)
       .def_property_readonly("in_flight", &ModelVersion::in_flight)
-      .def("statistics", [](const ModelVersion& self) { return statistics_of(self.statistics()); });
+      .def("statistics", [](const ModelVersion& self) {
+        return statistics_of(self.statistics(), self.admission());
+      });
   module.def("histogram_bounds_ns", [] {
     std::vector<uint64_t> bounds;
     for (std::size_t i = 0; i < Histogram::kBuckets; ++i)

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 
+#include "batching/admission.h"
 #include "batching/batch_policy.h"
 #include "bindings/bindings.h"
 #include "bindings/python_status.h"
@@ -66,8 +67,10 @@ BatchPolicy make_batch_policy(int64_t max_rows, std::vector<int64_t> preferred,
                               uint64_t max_queue_delay_us, bool preserve_ordering,
                               uint64_t priority_levels, uint64_t default_priority_level,
                               const std::optional<QueuePolicy>& default_queue_policy,
-                              std::map<uint64_t, QueuePolicy> priority_queue_policy) {
+                              std::map<uint64_t, QueuePolicy> priority_queue_policy,
+                              uint64_t latency_budget_us) {
   BatchPolicy policy;
+  policy.latency_budget = Microseconds(latency_budget_us);
   policy.max_rows = std::max<int64_t>(1, max_rows);
   policy.preferred_batch_size = std::move(preferred);
   std::sort(policy.preferred_batch_size.begin(), policy.preferred_batch_size.end());
@@ -78,6 +81,11 @@ BatchPolicy make_batch_policy(int64_t max_rows, std::vector<int64_t> preferred,
   if (default_queue_policy) policy.default_queue_policy = *default_queue_policy;
   policy.priority_queue_policy = std::move(priority_queue_policy);
   return policy;
+}
+
+AdmissionPolicy make_admission_policy(bool by_deadline, bool by_budget, uint64_t queue_target_us,
+                                      uint64_t queue_interval_us) {
+  return {by_deadline, by_budget, Microseconds(queue_target_us), Microseconds(queue_interval_us)};
 }
 
 }  // namespace
@@ -106,7 +114,11 @@ void bind_specs(py::module_& module) {
            "preferred_batch_size"_a = std::vector<int64_t>(), "max_queue_delay_us"_a = 0,
            "preserve_ordering"_a = false, "priority_levels"_a = 0, "default_priority_level"_a = 0,
            "default_queue_policy"_a = py::none(),
-           "priority_queue_policy"_a = std::map<uint64_t, QueuePolicy>());
+           "priority_queue_policy"_a = std::map<uint64_t, QueuePolicy>(),
+           "latency_budget_us"_a = 0);
+  py::class_<AdmissionPolicy>(module, "AdmissionPolicy")
+      .def(py::init(&make_admission_policy), py::kw_only(), "by_deadline"_a = true,
+           "by_budget"_a = true, "queue_target_us"_a = 0, "queue_interval_us"_a = 100000);
 }
 
 }  // namespace headrace

@@ -60,7 +60,8 @@ void KServeService::InferStreamHandler::on_message(Call& call, BufferRef message
   slot.running = request.get();
   slot.bytes = message.size();
   request->call = &slot;
-  Status status = service_.submit(request, std::move(message));  // it may be answered in here
+  // It may be answered in here.
+  Status status = service_.submit(request, std::move(message), call.take_quota());
   if (status.ok()) return;
   // As a gRPC library ends a stream whose message it cannot parse.
   stream.slots.pop_back();

@@ -147,9 +147,13 @@ RequestPtr KServeService::make_request(const Call& call) {
   return request;
 }
 
-Status KServeService::submit(RequestPtr& request, BufferRef message) {
+Status KServeService::submit(RequestPtr& request, BufferRef message, Status refusal) {
   Status status = decode_infer_request(std::move(message), *request);
   if (status.code() == StatusCode::kInternal) return status;
+  if (!refusal.ok()) {
+    answer(std::move(request), std::move(refusal));
+    return {};
+  }
   // As in Triton, an unknown model is told before what is wrong with its request.
   Result<Route> route = routes_.get().route(*request);
   if (!route) {

@@ -38,8 +38,9 @@ std::optional<Right> right_from_name(std::string_view name) {
 
 std::string_view name_of(Right right) { return kNames[static_cast<std::size_t>(right)]; }
 
-AccessPolicy::AccessPolicy(Rights anonymous, std::vector<Member> members)
-    : open_(false), anonymous_(anonymous) {
+AccessPolicy::AccessPolicy(Rights anonymous, std::vector<Member> members,
+                           std::shared_ptr<Quota> anonymous_quota)
+    : open_(false), anonymous_(anonymous), anonymous_quota_(std::move(anonymous_quota)) {
   for (Member& member : members) {
     const auto principal = std::make_shared<const Principal>(std::move(member.principal));
     for (const Sha256& digest : member.keys) {
@@ -96,6 +97,18 @@ AccessPolicy::Decision AccessPolicy::decide(Right needed, const Caller& caller) 
   return {{StatusCode::kPermissionDenied,
            "the caller lacks the right '" + right + "', which this method needs"},
           std::move(principal)};
+}
+
+Status AccessPolicy::take_quota(const Principal* principal, TimePoint now) const {
+  Quota* const quota = (principal != nullptr ? principal->quota : anonymous_quota_).get();
+  if (quota == nullptr) return {};
+  const std::optional<Nanoseconds> wait = quota->take(now);
+  if (!wait) return {};
+  std::string text = "the quota of ";
+  text += principal == nullptr ? "anonymous callers" : "'" + principal->name + "'";
+  text += " is used up";
+  return Status::resource_exhausted(std::move(text))
+      .with_pushback(std::chrono::ceil<Milliseconds>(*wait));
 }
 
 bool take_credential(std::string_view name, std::string_view value, AccessPolicy::Caller& caller) {

@@ -9,9 +9,11 @@
 //
 // A caller is known by an API key (`authorization: Bearer KEY` or `x-api-key: KEY`) or by the verified
 // certificate of its connection (a subject alternative name, or else the common name). A key goes
-// before the certificate. Keys are kept as SHA-256 digests only: they must be random, not passwords.
+// before the certificate. A member, and all anonymous callers together, may have a quota of inferences
+// and calls a second: what is beyond it is answered RESOURCE_EXHAUSTED. Keys are kept as SHA-256 digests only: they must be random, not passwords.
 //
-// Threads: an AccessPolicy is immutable; the control plane publishes a new one.
+// Threads: an AccessPolicy is immutable but for its quotas, which any thread takes from; the control
+// plane publishes a new one, whose quotas are full.
 #pragma once
 
 #include <cstddef>
@@ -26,6 +28,7 @@
 #include <unordered_map>
 #include <vector>
 
+#include "base/quota.h"
 #include "base/status.h"
 #include "transport/auth_context.h"
 #include "transport/digest.h"
@@ -65,6 +68,7 @@ class Rights {
 struct Principal {
   std::string name;
   Rights rights;
+  std::shared_ptr<Quota> quota{};  // null: as much as it likes
 };
 
 class AccessPolicy {
@@ -79,7 +83,9 @@ class AccessPolicy {
   AccessPolicy() = default;
   // `anonymous`: what callers without any credential may do. A key or an identity that two members have
   // belongs to the first.
-  AccessPolicy(Rights anonymous, std::vector<Member> members);
+  // `anonymous_quota`: what they share; null: as much as they like.
+  AccessPolicy(Rights anonymous, std::vector<Member> members,
+               std::shared_ptr<Quota> anonymous_quota = nullptr);
 
   bool open() const { return open_; }
 
@@ -96,6 +102,9 @@ class AccessPolicy {
   };
   Decision decide(Right needed, const Caller& caller) const;
 
+  // Takes one from the quota of the caller, null for an anonymous one. Not OK: it is used up.
+  Status take_quota(const Principal* principal, TimePoint now) const;
+
  private:
   struct Key {
     Sha256 digest;
@@ -106,6 +115,7 @@ class AccessPolicy {
 
   bool open_ = true;
   Rights anonymous_;
+  std::shared_ptr<Quota> anonymous_quota_;
   // By the digest's first bytes: how long a lookup takes tells no more than a part of a digest.
   std::unordered_multimap<uint64_t, Key> keys_;
   std::map<std::string, std::shared_ptr<const Principal>, std::less<>> identities_;

@@ -201,8 +201,24 @@ bool Call::authorize() {
   }
   AccessPolicy::Decision decision = policy.decide(method_->right, caller);
   principal_ = std::move(decision.principal);
-  if (!decision.status.ok()) reject(decision.status);
-  return decision.status.ok();
+  if (!decision.status.ok()) {
+    reject(decision.status);
+    return false;
+  }
+  const Right right = method_->right;
+  if (right == Right::kCall || (right == Right::kInfer && !streams())) {
+    const Status quota = take_quota();
+    if (!quota.ok()) fail(quota);
+    return quota.ok();
+  }
+  return true;
+}
+
+Status Call::take_quota() {
+  if (!set_->access_) return {};
+  Status status = set_->access_->get().take_quota(principal_.get(), now());
+  if (!status.ok()) set_->counters_.quota_refused.add();
+  return status;
 }
 
 bool Call::reserve(std::size_t bytes) {

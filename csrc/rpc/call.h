@@ -136,6 +136,7 @@ class ReceiveBudget {
 struct RpcCounters {
   Counter started;
   Counter finished;
+  Counter quota_refused;  // calls, or requests of a stream
   std::array<Counter, 17> finished_by_code{};
 };
 
@@ -153,6 +154,9 @@ class Call final : public StreamHandler {
   const std::shared_ptr<const AuthContext>& auth_context() const { return stream_->auth_context(); }
   // The caller, where an access policy knows it; null for anonymous ones and while the policy is open.
   const std::shared_ptr<const Principal>& principal() const { return principal_; }
+  // Takes one from the caller's quota; not OK: it is used up. rpc itself does for every call that infers
+  // or is an application's, but for ModelStreamInfer's, whose requests count one by one.
+  Status take_quota();
   TimePoint deadline() const { return deadline_; }
   TimePoint now() const;
   // Request metadata as it came, without pseudo-headers and gRPC's own (`grpc-*`, te, content-type).

@@ -374,6 +374,7 @@ ServerCounters Server::counters() const {
     const RpcCounters& rpc = loop->calls.counters();
     sum.calls_started += rpc.started.read();
     sum.calls_finished += rpc.finished.read();
+    sum.quota_refused += rpc.quota_refused.read();
     for (std::size_t code = 0; code < sum.calls_by_code.size(); ++code) {
       sum.calls_by_code[code] += rpc.finished_by_code[code].read();
     }

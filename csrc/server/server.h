@@ -61,6 +61,7 @@ struct ServerCounters {
   uint64_t calls_started = 0;
   uint64_t calls_finished = 0;
   uint64_t calls_active = 0;
+  uint64_t quota_refused = 0;
   std::array<uint64_t, 17> calls_by_code{};
 };
 

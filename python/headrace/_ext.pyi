@@ -77,7 +77,23 @@ class BatchPolicy:
         default_priority_level: int = 0,
         default_queue_policy: QueuePolicy | None = None,
         priority_queue_policy: Mapping[int, QueuePolicy] = {},
-    ) -> None: ...
+        latency_budget_us: int = 0,
+    ) -> None:
+        """latency_budget_us: of an SLO, 0 for none: batch sizes and delays then follow from what
+        batches of this model cost."""
+
+@final
+class AdmissionPolicy:
+    def __init__(
+        self,
+        *,
+        by_deadline: bool = True,
+        by_budget: bool = True,
+        queue_target_us: int = 0,
+        queue_interval_us: int = 100000,
+    ) -> None:
+        """Which requests are refused because they would be late: for their deadline, for the
+        latency budget, or (queue_target_us > 0) by CoDel when they have neither."""
 
 @final
 class Model:
@@ -128,7 +144,13 @@ class ModelVersion(Servable):
     """A loaded version: signature, queue, instances. Life: warm_up -> start -> close."""
 
     def __init__(
-        self, spec: ModelSpec, model: Model, *, policy: BatchPolicy, instances: int
+        self,
+        spec: ModelSpec,
+        model: Model,
+        *,
+        policy: BatchPolicy,
+        instances: int,
+        admission: AdmissionPolicy = ...,
     ) -> None: ...
     def warm_up(self, inputs: Mapping[str, Array]) -> None:
         """Runs once on every instance, before start(). Arrays carry the batch dimension."""
@@ -164,7 +186,12 @@ class ModelVersion(Servable):
         failures: {"REJECTED" | "CANCELED" | "BACKEND" | "OTHER": int}
         batches: {batch size: (executions, input ns, infer ns, output ns)}
         request_ns, queue_ns, infer_ns: {"count": int, "sum": ns, "buckets": [int, ...]} with the
-        bucket bounds of histogram_bounds_ns()."""
+        bucket bounds of histogram_bounds_ns()
+        slo: (requests, good) of the latency budget
+        admission: {"refused": {"deadline" | "slo" | "queue": int}, "estimated_wait_ns": of a
+        request of the lowest priority, "correction": of estimates, "batches": seen by the cost
+        model, "batch_fixed_ns", "batch_row_ns": what it says a batch costs, "batch_p95_ns": of one
+        of "batch_limit" rows, the most}"""
 
 def histogram_bounds_ns() -> list[int]:
     """Upper bounds (exclusive), four an octave, of every latency histogram."""
@@ -392,11 +419,15 @@ class Server:
     def set_access(
         self,
         anonymous: Sequence[str],
-        members: Sequence[tuple[str, Sequence[str], Sequence[bytes], Sequence[str]]],
+        members: Sequence[
+            tuple[str, Sequence[str], Sequence[bytes], Sequence[str], tuple[float, float] | None]
+        ],
+        anonymous_quota: tuple[float, float] | None = None,
     ) -> None:
         """Who may call what from now on. Rights are "probe", "metadata", "infer", "control" and
         "call"; `anonymous` are those of callers without a credential, a member is (name, rights,
-        SHA-256 digests of API keys, certificate names)."""
+        SHA-256 digests of API keys, certificate names, quota). A quota is (inferences and calls a
+        second, burst), or None; anonymous callers share theirs."""
 
     def clear_access(self) -> None:
         """Everyone may call everything, as before the first set_access()."""
@@ -409,6 +440,6 @@ class Server:
 
     def statistics(self) -> dict[str, Any]:
         """connections_open, connections_total, connections_refused, calls_started, calls_finished,
-        calls_active, bytes_received, bytes_sent, tls_resumed: int; calls_by_code: list of 17 ints,
-        by gRPC code; limits_exceeded: {reason: how often a limit ended or refused something};
-        tls_handshakes: {result: int}."""
+        calls_active, quota_refused, bytes_received, bytes_sent, tls_resumed: int; calls_by_code:
+        list of 17 ints, by gRPC code; limits_exceeded: {reason: how often a limit ended or refused
+        something}; tls_handshakes: {result: int}."""

@@ -6,6 +6,8 @@
         rights: [probe, metadata, infer]
         keys: ["sha256:9f86d0..."]           # printf %s "$KEY" | sha256sum
         certificates: ["spiffe://batch-job"]  # a subject alternative name, else the common name
+        quota: {rate: 100, burst: 200}        # inferences a second; left out: no limit
+    anonymous_quota: {rate: 10}   # that callers without a credential share
 
 The server keeps digests only, so a key must be long and random (`openssl rand -hex 32`).
 """
@@ -19,10 +21,18 @@ from typing import Any
 
 from headrace.errors import InvalidArgumentError, NotFoundError
 
-__all__ = ["RIGHTS", "AccessPolicy", "Member", "read_access_file"]
+__all__ = ["RIGHTS", "AccessPolicy", "Member", "Quota", "read_access_file"]
 
 # The core's (docs/RPC_RIGHTS.md), least first.
 RIGHTS = ("probe", "metadata", "infer", "control", "call")
+
+
+@dataclass(frozen=True)
+class Quota:
+    """Inferences, and calls of an application's own methods; `burst`: at once, after a pause."""
+
+    rate: float  # a second
+    burst: float
 
 
 @dataclass(frozen=True)
@@ -33,12 +43,14 @@ class Member:
     rights: tuple[str, ...]
     keys: tuple[bytes, ...] = ()  # SHA-256 digests
     certificates: tuple[str, ...] = ()
+    quota: Quota | None = None
 
 
 @dataclass(frozen=True)
 class AccessPolicy:
     anonymous: tuple[str, ...] = ()
     members: tuple[Member, ...] = ()
+    anonymous_quota: Quota | None = None
 
 
 def read_access_file(path: Path) -> AccessPolicy:
@@ -63,7 +75,7 @@ class _Reader:
         self._path = path
 
     def policy(self, document: Any) -> AccessPolicy:
-        fields = self._mapping(document, "the file", ("anonymous", "members"))
+        fields = self._mapping(document, "the file", ("anonymous", "members", "anonymous_quota"))
         members = fields.get("members") or []
         if not isinstance(members, list):
             raise self._error("members", "must be a list")
@@ -71,10 +83,14 @@ class _Reader:
         self._unique([m.name for m in read], "name")
         self._unique([key for m in read for key in m.keys], "key")
         self._unique([name for m in read for name in m.certificates], "certificate")
-        return AccessPolicy(self._rights(fields.get("anonymous"), "anonymous"), read)
+        return AccessPolicy(
+            self._rights(fields.get("anonymous"), "anonymous"),
+            read,
+            self._quota(fields.get("anonymous_quota"), "anonymous_quota"),
+        )
 
     def _member(self, value: Any, where: str) -> Member:
-        fields = self._mapping(value, where, ("name", "rights", "keys", "certificates"))
+        fields = self._mapping(value, where, ("name", "rights", "keys", "certificates", "quota"))
         name = fields.get("name")
         if not isinstance(name, str) or not name:
             raise self._error(f"{where}.name", "must be a text")
@@ -87,7 +103,23 @@ class _Reader:
             self._rights(fields.get("rights"), f"{where}.rights"),
             tuple(self._digest(key, f"{where}.keys[{i}]") for i, key in enumerate(keys)),
             certificates,
+            self._quota(fields.get("quota"), f"{where}.quota"),
         )
+
+    def _quota(self, value: Any, where: str) -> Quota | None:
+        if value is None:
+            return None
+        fields = self._mapping(value, where, ("rate", "burst"))
+        rate = self._number(fields.get("rate"), f"{where}.rate", 1e-3)
+        burst = fields.get("burst", max(1.0, rate))
+        return Quota(rate, self._number(burst, f"{where}.burst", 1))
+
+    def _number(self, value: Any, where: str, least: float) -> float:
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            raise self._error(where, "must be a number")
+        if not least <= value <= 1e9:
+            raise self._error(where, f"must be {least:g} to 1e9")
+        return float(value)
 
     def _rights(self, value: Any, where: str) -> tuple[str, ...]:
         rights = self._texts(value, where)

@@ -24,7 +24,7 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headrace import runtime
-from headrace.access import read_access_file
+from headrace.access import Quota, read_access_file
 from headrace.admin_socket import default_admin_socket, make_socket_folder
 from headrace.config import ServerConfig
 from headrace.control.admin_service import AdminService
@@ -368,7 +368,9 @@ class Server:
     def _load_access(self) -> None:
         policy = read_access_file(Path(self.config.auth_file))
         self._core.set_access(
-            policy.anonymous, [(m.name, m.rights, m.keys, m.certificates) for m in policy.members]
+            policy.anonymous,
+            [(m.name, m.rights, m.keys, m.certificates, _pair(m.quota)) for m in policy.members],
+            _pair(policy.anonymous_quota),
         )
 
     def rights(self) -> list[tuple[str, str]]:
@@ -411,6 +413,10 @@ class Server:
                 }
             },
         )
+
+
+def _pair(quota: Quota | None) -> tuple[float, float] | None:
+    return (quota.rate, quota.burst) if quota is not None else None
 
 
 def _manager_options(config: ServerConfig) -> ManagerOptions:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from headrace._ext import (
+        AdmissionPolicy,
         BatchPolicy,
         CallEvents,
         Model,
@@ -35,6 +36,7 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "AdmissionPolicy",
     "Array",
     "BatchPolicy",
     "CallEvents",

@@ -142,7 +142,13 @@ def test_a_method_of_an_application_needs_the_right_call() -> None:
 
     core.add_method("/app.Own/Method", handler)
     key = hashlib.sha256(b"key").digest()
-    core.set_access([], [("app", ["call"], [key], []), ("other", ["infer"], [key[::-1]], [])])
+    core.set_access(
+        [],
+        [
+            ("app", ["call"], [key], [], None),
+            ("other", ["infer"], [key[::-1]], [], None),
+        ],
+    )
     core.start()
     try:
         assert ("/app.Own/Method", "call") in core.rights()
@@ -164,7 +170,9 @@ def test_what_is_no_right_and_no_digest_is_refused() -> None:
     for anonymous, members in (
         (["everything"], []),
         (["none"], []),
-        ([], [("a", ["infer"], [b"short"], [])]),
+        ([], [("a", ["infer"], [b"short"], [], None)]),
+        ([], [("a", ["infer"], [], [], (0.0, 1.0))]),
+        ([], [("a", ["infer"], [], [], (1.0, 0.5))]),
     ):
         with pytest.raises(headrace.errors.InvalidArgumentError):
             core.set_access(anonymous, members)

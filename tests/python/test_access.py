@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import re
 from pathlib import Path
 
 import pytest
 
-from headrace.access import AccessPolicy, Member, read_access_file
+from headrace.access import AccessPolicy, Member, Quota, read_access_file
 from headrace.errors import InvalidArgumentError, NotFoundError
 
 DIGEST = hashlib.sha256(b"key").hexdigest()
@@ -41,6 +42,30 @@ members:
             Member("operator", ("control",), (), ("spiffe://ops", "ops.example")),
         ),
     )
+
+
+def test_quotas(tmp_path: Path) -> None:
+    member = MEMBER.removesuffix("}")
+    policy = read(
+        tmp_path,
+        f"""
+anonymous_quota: {{rate: 0.5}}
+members: [{member}, quota: {{rate: 100, burst: 300}}}}]
+""",
+    )
+    assert policy.members[0].quota == Quota(100, 300)
+    assert policy.anonymous_quota == Quota(0.5, 1)
+    for quota, place in (
+        ("10", "anonymous_quota"),
+        ("{burst: 3}", "anonymous_quota.rate"),
+        ("{rate: 0}", "anonymous_quota.rate"),
+        ("{rate: true}", "anonymous_quota.rate"),
+        ("{rate: .inf}", "anonymous_quota.rate"),
+        ("{rate: 1, burst: 0.5}", "anonymous_quota.burst"),
+        ("{rate: 1, per: minute}", "anonymous_quota"),
+    ):
+        with pytest.raises(InvalidArgumentError, match=re.escape(f"{place}: ")):
+            read(tmp_path, f"anonymous_quota: {quota}")
 
 
 def test_nobody_may_do_anything(tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ from pathlib import Path
 from headrace import runtime
 from headrace.control.loaders import Loaders, OpenedModel, Source
 from headrace.control.signature import (
+    admission_policy,
     batch_policy,
     model_spec,
     tensor_specs,
@@ -97,7 +98,16 @@ class VersionLoader:
         def warm(threads: int) -> _Warm:
             planned = Plan(plan.instances, threads)
             model, closers = opened.load(completed, instances=plan.instances, threads=threads)
-            return _warmed(completed, number, model, closers, planned, opened=opened, entry=entry)
+            return _warmed(
+                completed,
+                number,
+                model,
+                closers,
+                planned,
+                opened=opened,
+                entry=entry,
+                policy=policy,
+            )
 
         planned = plan.threads > 1 and not opened.runs_user_code and not threads_asked(completed)
         known = (entry.name, number, fingerprint, plan)
@@ -126,8 +136,10 @@ def load_callable(
         tensor_specs(config.input, config.max_batch_size),
         tensor_specs(config.output, config.max_batch_size),
     )
-    warmed = _warmed(config, number, model, [], Plan(len(functions), 1), opened=None, entry=None)
-    return _started(config, ModelPolicy(), number, warmed, entry=None, fingerprint="", began=began)
+    policy = ModelPolicy()
+    plan = Plan(len(functions), 1)
+    warmed = _warmed(config, number, model, [], plan, opened=None, entry=None, policy=policy)
+    return _started(config, policy, number, warmed, entry=None, fingerprint="", began=began)
 
 
 @dataclass(frozen=True)
@@ -190,6 +202,7 @@ def _warmed(
     *,
     opened: OpenedModel | None,
     entry: ModelEntry | None,
+    policy: ModelPolicy,
 ) -> _Warm:
     def labels(filename: str) -> Sequence[str]:
         return read_labels(entry, filename) if entry is not None else ()
@@ -199,8 +212,9 @@ def _warmed(
         version = runtime.ModelVersion(
             model_spec(config, number, labels),
             model,
-            policy=batch_policy(config),
+            policy=batch_policy(config, policy.slo),
             instances=plan.instances,
+            admission=admission_policy(policy.admission),
         )
         path = entry.path if entry is not None else None
         sample = _warm_up(version, config, number, path, opened)

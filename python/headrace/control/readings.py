@@ -30,6 +30,7 @@ class Readings:
                 load_seconds=loaded.load_seconds,
                 pending=loaded.version.pending,
                 statistics=loaded.version.statistics(),
+                slo=(slo.latency, slo.objective) if (slo := loaded.policy.slo) else None,
             )
             for loaded in self._registry.ready_versions()
         ]

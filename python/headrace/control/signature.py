@@ -9,9 +9,11 @@ from typing import Any
 from headrace import runtime
 from headrace.errors import InvalidArgumentError
 from headrace.protocol import model_config
+from headrace.repository.policy import AdmissionPolicy, SloPolicy
 
 __all__ = [
     "Declaration",
+    "admission_policy",
     "batch_policy",
     "declare",
     "instance_count",
@@ -146,13 +148,19 @@ def _queue_policy(policy: model_config.ModelQueuePolicy) -> runtime.QueuePolicy:
     )
 
 
-def batch_policy(config: model_config.ModelConfig) -> runtime.BatchPolicy:
-    """Without `dynamic_batching` every request is its own batch, as in Triton."""
-    if config.max_batch_size <= 0 or not config.HasField("dynamic_batching"):
-        return runtime.BatchPolicy(max_rows=1)
+def batch_policy(
+    config: model_config.ModelConfig, slo: SloPolicy | None = None
+) -> runtime.BatchPolicy:
+    """Without `dynamic_batching` every request is its own batch, as in Triton; but with an SLO,
+    whose means batching is."""
+    budget_us = round(slo.latency * 1e6) if slo is not None else 0
+    batches = config.HasField("dynamic_batching") or slo is not None
+    if config.max_batch_size <= 0 or not batches:
+        return runtime.BatchPolicy(max_rows=1, latency_budget_us=budget_us)
     batching = config.dynamic_batching
     return runtime.BatchPolicy(
         max_rows=config.max_batch_size,
+        latency_budget_us=budget_us,
         preferred_batch_size=sorted(batching.preferred_batch_size),
         max_queue_delay_us=batching.max_queue_delay_microseconds,
         preserve_ordering=batching.preserve_ordering,
@@ -166,6 +174,16 @@ def batch_policy(config: model_config.ModelConfig) -> runtime.BatchPolicy:
         priority_queue_policy={
             level: _queue_policy(policy) for level, policy in batching.priority_queue_policy.items()
         },
+    )
+
+
+def admission_policy(policy: AdmissionPolicy | None) -> runtime.AdmissionPolicy:
+    policy = policy or AdmissionPolicy()
+    return runtime.AdmissionPolicy(
+        by_deadline=policy.deadline,
+        by_budget=policy.slo,
+        queue_target_us=round(policy.queue_target * 1e6),
+        queue_interval_us=round(policy.queue_interval * 1e6),
     )
 
 

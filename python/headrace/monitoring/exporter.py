@@ -46,6 +46,7 @@ class ModelSample:
     load_seconds: float
     pending: int
     statistics: Mapping[str, Any]
+    slo: tuple[float, float] | None = None  # (seconds, share of the requests to keep them)
 
 
 @dataclass(frozen=True)
@@ -128,10 +129,48 @@ _HISTOGRAMS = (
     ("headrace_queue_duration_seconds", "queue_ns", "Time a request waited in the queue"),
     ("headrace_compute_infer_duration_seconds", "infer_ns", "Time a request's batch was executed"),
 )
+_ADMISSION_GAUGES = (
+    (
+        "headrace_estimated_wait_seconds",
+        "estimated_wait_ns",
+        1e-9,
+        "How long a request of the lowest priority would wait in the queue",
+    ),
+    (
+        "headrace_estimate_correction",
+        "correction",
+        1.0,
+        "What estimates are multiplied with: above 1 when admitted requests were late",
+    ),
+    (
+        "headrace_batch_cost_fixed_seconds",
+        "batch_fixed_ns",
+        1e-9,
+        "What a batch costs whatever its size, as learned",
+    ),
+    (
+        "headrace_batch_cost_row_seconds",
+        "batch_row_ns",
+        1e-9,
+        "What each row of a batch adds, as learned",
+    ),
+    (
+        "headrace_batch_cost_p95_seconds",
+        "batch_p95_ns",
+        1e-9,
+        "95th percentile of the time of the largest batch",
+    ),
+    ("headrace_batch_limit_rows", "batch_limit", 1.0, "Rows of the largest batch"),
+)
 _SERVER_COUNTERS = (
     ("headrace_connections", "connections_total", "Connections accepted"),
     ("headrace_connections_refused", "connections_refused", "Connections refused: too many open"),
     ("headrace_calls_started", "calls_started", "gRPC calls started"),
+    (
+        "headrace_quota_refused",
+        "quota_refused",
+        "Calls and requests refused because their caller's quota was used up",
+    ),
     ("headrace_received_bytes", "bytes_received", "Bytes received by the gRPC server"),
     ("headrace_sent_bytes", "bytes_sent", "Bytes sent by the gRPC server"),
     ("headrace_tls_resumed", "tls_resumed", "TLS handshakes that resumed a session"),
@@ -162,6 +201,7 @@ class _Collector:
         yield from self._triton(samples)
         yield from self._histograms(samples)
         yield self._batches(samples)
+        yield from self._overload(samples)
         yield from self._versions()
         yield from self._server()
 
@@ -251,6 +291,53 @@ class _Collector:
             rows = sum(size * n for size, n in executed.items())
             family.add_metric([sample.model, sample.version], buckets, sum_value=rows)
         return family
+
+    @staticmethod
+    def _overload(samples: Sequence[ModelSample]) -> Iterator[Metric]:
+        """Admission, what it goes by, and what became of latency budgets."""
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ["model", "version"]
+        refused = CounterMetricFamily(
+            "headrace_admission_refused",
+            "Requests refused because they would have been late",
+            labels=[*labels, "reason"],
+        )
+        gauges = [
+            (GaugeMetricFamily(name, text, labels=labels), key, unit)
+            for name, key, unit, text in _ADMISSION_GAUGES
+        ]
+        for sample in samples:
+            values = sample.statistics["admission"]
+            at = [sample.model, sample.version]
+            for reason, count in values["refused"].items():
+                refused.add_metric([*at, reason], count)
+            for family, key, unit in gauges:
+                family.add_metric(at, values[key] * unit)
+        yield refused
+        yield from (family for family, _, _ in gauges)
+
+        requests = CounterMetricFamily(
+            "headrace_slo_requests", "Requests that the model's SLO is about", labels=labels
+        )
+        good = CounterMetricFamily(
+            "headrace_slo_good", "Requests answered within the SLO's latency", labels=labels
+        )
+        latency = GaugeMetricFamily(
+            "headrace_slo_latency_seconds", "The SLO's latency", labels=labels
+        )
+        objective = GaugeMetricFamily(
+            "headrace_slo_objective", "Share of the requests to be good, 0 to 1", labels=labels
+        )
+        for sample in samples:
+            if sample.slo is None:
+                continue
+            at = [sample.model, sample.version]
+            requests.add_metric(at, sample.statistics["slo"][0])
+            good.add_metric(at, sample.statistics["slo"][1])
+            latency.add_metric(at, sample.slo[0])
+            objective.add_metric(at, sample.slo[1])
+        yield from (requests, good, latency, objective)
 
     def _versions(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

@@ -21,7 +21,15 @@ from typing import Any, ClassVar, get_args, get_type_hints
 from headrace.errors import InvalidArgumentError
 from headrace.repository.scan import POLICY_FILENAME, ModelEntry
 
-__all__ = ["POLICY_FILENAME", "CachePolicy", "ModelPolicy", "parse_policy", "read_policy"]
+__all__ = [
+    "POLICY_FILENAME",
+    "AdmissionPolicy",
+    "CachePolicy",
+    "ModelPolicy",
+    "SloPolicy",
+    "parse_policy",
+    "read_policy",
+]
 
 _MAX_BYTES = 1 << 20
 _CLOSED: dict[str, Any] = {"extra": "forbid"}
@@ -55,10 +63,47 @@ class CachePolicy:
 
 
 @dataclass(frozen=True)
+class SloPolicy:
+    """`slo:`: what clients of this model are promised. Batch sizes and waiting follow from it and
+    from what batches were seen to cost."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
+
+    latency: float = seconds(0.0)  # from the request's arrival to its answer; must be given
+    objective: float = share(0.99)  # of the requests
+
+    def __post_init__(self) -> None:
+        if self.latency == 0:
+            raise InvalidArgumentError("slo.latency must be given, as 50ms")
+        _check("slo.latency", self.latency, 1e-4, 3600)
+        _check("slo.objective", self.objective, 0.5, 0.99999)
+
+
+@dataclass(frozen=True)
+class AdmissionPolicy:
+    """`admission:`: which requests are refused because they would be late."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
+
+    deadline: bool = True  # those that would miss their deadline
+    slo: bool = True  # those that would miss slo.latency
+    # CoDel, for requests without either: how long they may wait in a queue that stands (0: as long
+    # as there is room), and in one that is but a burst; after so long a time it is none.
+    queue_target: float = seconds(0.0)
+    queue_interval: float = seconds(0.1)
+
+    def __post_init__(self) -> None:
+        _check("admission.queue_target", self.queue_target, 0, 3600)
+        _check("admission.queue_interval", self.queue_interval, max(self.queue_target, 1e-3), 3600)
+
+
+@dataclass(frozen=True)
 class ModelPolicy:
     __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
 
+    admission: AdmissionPolicy | None = None
     cache: CachePolicy | None = None
+    slo: SloPolicy | None = None
     # RolloutPlan's section (rollout/plan.py), which checks it.
     rollout: Mapping[str, Any] | None = None
 

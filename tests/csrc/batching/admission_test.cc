@@ -93,7 +93,7 @@ TEST_CASE("with a deadline: refused when it cannot be kept, told when to come ba
   CHECK(model.decide(admission, model.busy(25), Nanoseconds::max()));  // no deadline: may wait
   CHECK_FALSE(admission.applies(model.batch, kNever));
   CHECK(admission.applies(model.batch, kNow));
-  Admission off({false, 0ns, 100ms});
+  Admission off({false, false, 0ns, 100ms});
   CHECK(model.decide(off, model.busy(25), 50ms));
   CHECK_FALSE(off.applies(model.batch, kNow));
 }
@@ -126,6 +126,9 @@ TEST_CASE("a latency budget is everybody's deadline, unless the own one is soone
   CHECK(admission.refused(Refusal::kSlo) == 2);
   CHECK_FALSE(model.decide(admission, model.busy(4), 8ms));
   CHECK(admission.refused(Refusal::kDeadline) == 1);
+  Admission tolerant({true, false, 0ns, 100ms});  // late answers are better than none
+  CHECK(model.decide(tolerant, model.busy(60), Nanoseconds::max()));
+  CHECK_FALSE(tolerant.applies(model.batch, kNever));
 }
 
 TEST_CASE("pushbacks are spread, so that the refused do not come back together") {
@@ -188,7 +191,7 @@ TEST_CASE("CoDel: bursts may wait for the interval, a standing queue is held to 
   model.batch.max_rows = 1;
   CostModel cost;
   for (int i = 0; i < 100; ++i) cost.record(1, 1ms);
-  Admission admission({true, 5ms, 100ms});
+  Admission admission({true, true, 5ms, 100ms});
   CHECK(admission.applies(model.batch, kNever));
   TimePoint now = kNow;
   TimePoint expected{};

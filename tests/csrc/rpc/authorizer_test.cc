@@ -161,6 +161,31 @@ TEST_CASE("calls are refused before their message, and know their caller") {
     CHECK(status("/t/None") == 12);
     CHECK(handler.callers == std::vector<std::string>{"", ""});
   }
+  SUBCASE("with quotas") {
+    std::vector<AccessPolicy::Member> members(2);
+    members[0] = {{"caller", {Right::kInfer, Right::kProbe}, std::make_shared<Quota>(0.1, 2)},
+                  {sha256("key-c1")},
+                  {}};
+    members[1] = {{"other", {Right::kInfer}}, {sha256("key-c2")}, {}};
+    access.publish(std::make_shared<const AccessPolicy>(Rights{Right::kInfer}, std::move(members),
+                                                        std::make_shared<Quota>(0.1, 1)));
+    server.methods.add("/t/Probe", {.handler = &handler, .right = Right::kProbe});
+    CHECK(status("/t/Infer", key) == 0);
+    CHECK(status("/t/Infer", key) == 0);
+    const int32_t refused = wire.client.open("/t/Infer", key);
+    wire.pump();
+    CHECK(wire.client.reply(refused).status() == 8);
+    CHECK(wire.client.reply(refused).status_message() == "the quota of 'caller' is used up");
+    const auto pushback = wire.client.reply(refused).header("grpc-retry-pushback-ms");
+    REQUIRE(pushback);
+    CHECK(std::stoi(*pushback) > 9000);
+    CHECK(std::stoi(*pushback) <= 10000);
+    CHECK(status("/t/Probe", key) == 0);  // probes are free
+    CHECK(status("/t/Infer", {{"x-api-key", "key-c2"}}) == 0);
+    CHECK(status("/t/Infer") == 0);
+    CHECK(status("/t/Infer") == 8);
+    CHECK(server.calls.counters().quota_refused == 2);
+  }
   SUBCASE("closed, and opened again") {
     access.publish(std::make_shared<const AccessPolicy>(policy()));
     CHECK(status("/t/Infer") == 16);

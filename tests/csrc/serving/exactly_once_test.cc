@@ -116,7 +116,7 @@ TEST_CASE("property: every request is answered exactly once, with its own rows")
       return identity_without_poison(inputs, outputs);
     };
     const auto version = *ModelVersion::create(
-        spec, {policy, 2, {true, 200us, 1ms}},
+        spec, {policy, 2, {true, true, 200us, 1ms}},
         std::make_shared<AnywhereModel>(make_callback_model(
             {tensor_spec("X", DType::kInt64, {-1, kWidth})},
             {tensor_spec("Y", DType::kInt64, {-1, kWidth})}, {callback, callback}, "")),

@@ -3,7 +3,13 @@ from pathlib import Path
 import pytest
 
 from headrace.errors import InvalidArgumentError
-from headrace.repository.policy import CachePolicy, ModelPolicy, parse_policy, read_policy
+from headrace.repository.policy import (
+    AdmissionPolicy,
+    CachePolicy,
+    ModelPolicy,
+    parse_policy,
+    read_policy,
+)
 from headrace.repository.scan import scan_model
 
 
@@ -21,6 +27,15 @@ def test_a_section_may_be_switched_on_and_off() -> None:
     assert parse_policy("cache: false") == ModelPolicy()
     assert parse_policy("cache:") == ModelPolicy()
     assert parse_policy("") == ModelPolicy()
+
+
+def test_a_latency_budget_and_admission() -> None:
+    policy = parse_policy("slo: {latency: 50ms, objective: 99.9%}\nadmission: {queue-target: 5ms}")
+    assert policy.slo is not None
+    assert policy.slo.latency == pytest.approx(0.05)
+    assert policy.slo.objective == pytest.approx(0.999)
+    assert policy.admission == AdmissionPolicy(queue_target=0.005)
+    assert policy.fingerprint != parse_policy("admission: {queue-target: 5ms}").fingerprint
 
 
 def test_shares_are_numbers_or_percentages() -> None:
@@ -44,6 +59,11 @@ def test_shares_are_numbers_or_percentages() -> None:
         ("- cache", "the file: expected `key: value` pairs, found list"),
         ("cache: {", "not valid YAML"),
         ("rollout: 3", "rollout"),
+        ("slo: {objective: 99%}", r"slo\.latency must be given"),
+        ("slo: {latency: 50ms, objective: 100%}", r"slo\.objective is 1\.0"),
+        ("slo: {latency: 2h}", r"slo\.latency is 7200\.0"),
+        ("admission: {queue_target: 1s}", r"admission\.queue_interval is 0\.1; it must be 1\.0"),
+        ("admission: {deadline: maybe}", r"admission\.deadline"),
     ],
 )
 def test_what_makes_no_sense_is_said_by_key(text: str, said: str) -> None:
