@@ -41,6 +41,12 @@ test-python:
 	@$(SAY) "Python tests"
 	@$(PYTHON_BIN) -m pytest $(PYTEST_ARGS)
 
+.PHONY: monitoring
+monitoring: ## dashboard and rules in a real Chromium and Prometheus; installs them
+	@scripts/bootstrap.sh test monitoring
+	@$(SAY) "dashboard, rules"
+	@$(PYTHON_BIN) -m pytest tests/python/monitoring tests/e2e/test_dashboard.py tests/e2e/test_prometheus.py $(PYTEST_ARGS)
+
 .PHONY: lint
 lint: ## ruff, mypy --strict, clang-format, tools/check_rooms.py
 	@scripts/bootstrap.sh test dev

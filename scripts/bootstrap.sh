@@ -5,6 +5,7 @@
 #   scripts/bootstrap.sh            headrace itself, editable
 #   scripts/bootstrap.sh demo test  and what examples/ and tests/ need
 #   scripts/bootstrap.sh fuzz       and clang with libFuzzer
+#   scripts/bootstrap.sh monitoring and Chromium and Prometheus (large)
 #
 # PYTHON=python3.12 picks the interpreter of a new .venv. HEADRACE_NO_APT=1: never call apt-get.
 set -euo pipefail
@@ -59,6 +60,10 @@ need "$python_package-dev" python_has \
   'import os, sysconfig as s; open(os.path.join(s.get_paths()["include"], "Python.h"))'
 [ -n "$PYTHON_FOUND" ] || missing+=(python3)
 for extra in "$@"; do
+  if [ "$extra" = monitoring ]; then
+    need chromium command -v chromium
+    need prometheus command -v prometheus
+  fi
   [ "$extra" = fuzz ] || continue
   need clang-14 command -v clang++-14
   need libclang-rt-14-dev ls /usr/lib/llvm-14/lib/clang/*/lib/linux/libclang_rt.asan-*.a
@@ -89,6 +94,11 @@ if [ "${#missing[@]}" -gt 0 ]; then
     die "apt-get could not install: ${missing[*]}"
   }
   rm -f "$log"
+  case " ${missing[*]} " in
+    *" prometheus "*)  # only its program is wanted, not the service that Debian starts
+      if [ -d /run/systemd/system ]; then "${root[@]}" systemctl disable --now prometheus || true
+      else "${root[@]}" service prometheus stop >/dev/null 2>&1 || true; fi ;;
+  esac
   [ -n "$PYTHON_FOUND" ] || PYTHON_FOUND="$(find_python || true)"
 fi
 [ -n "$PYTHON_FOUND" ] || die "no Python >= 3.10 found. Install one and say which: PYTHON=python3.12 make"
@@ -158,7 +168,7 @@ fi
 
 # --- extras ----------------------------------------------------------------------------------
 for extra in "$@"; do
-  [ "$extra" != fuzz ] || continue  # system packages only
+  case "$extra" in fuzz | monitoring) continue ;; esac  # system packages only
   files=(pyproject.toml)
   [ "$extra" != demo ] || files+=(examples/weights.txt)
   wanted="$(digest "${files[@]}")"

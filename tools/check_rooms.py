@@ -70,6 +70,7 @@ PYTHON_FLOORS = {
     "doctor": 6,
     "progress": 6,
     "rollout_cli": 6,
+    "rules_cli": 6,
     "cli": 7,
     "__main__": 8,
     "__init__": 9,

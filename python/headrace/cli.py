@@ -1,4 +1,4 @@
-"""The command line: headrace serve | models | infer | doctor.
+"""The command line: headrace serve | models | infer | rollout | rules | doctor.
 
 What a command needs is imported by the command, so that `serve` starts without grpcio, rich and
 prometheus_client, and `--help` without the core.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace import logs, rollout_cli
+from headrace import logs, rollout_cli, rules_cli
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.limits import parse_limits
@@ -37,6 +37,7 @@ app = typer.Typer(
 )
 
 app.add_typer(rollout_cli.app, name="rollout")
+app.command()(rules_cli.rules)
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
 OptionalInt = Optional[int]  # noqa: UP045

@@ -30,6 +30,8 @@ __all__ = [
 ]
 
 CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+ROLLOUT_OUTCOMES = ("promoted", "rolled_back", "ended")
+UNLOADED = "unloaded"  # the index's reason for versions that were there and are not wanted now
 FAILURE_REASONS = ("REJECTED", "CANCELED", "BACKEND", "OTHER")
 
 # Exported bounds: one an octave of the core's four, 16 us to 34 s.
@@ -354,7 +356,8 @@ class _Collector:
             labels=["model", "version", "arm"],
         )
         for row in versions:
-            states.add_metric([row.model, row.version, row.state], 1)
+            if row.reason != UNLOADED:
+                states.add_metric([row.model, row.version, row.state], 1)
             if row.state == "READY":
                 shares.add_metric([row.model, row.version, row.arm], row.share)
         yield states
@@ -375,8 +378,12 @@ class _Collector:
             "Rollouts that ended, by outcome: promoted, rolled_back, ended (a version was gone)",
             labels=["model", "outcome"],
         )
-        for (model, outcome), count in sorted(self._source.rollouts_ended().items()):
-            ended.add_metric([model, outcome], count)
+        counts = self._source.rollouts_ended()
+        # Zeros too: Prometheus sees no increase in a series that begins with 1.
+        models = {row.model for row in versions} | {model for model, _ in counts}
+        for model in sorted(models):
+            for outcome in ROLLOUT_OUTCOMES:
+                ended.add_metric([model, outcome], counts.get((model, outcome), 0))
         yield ended
 
     def _server(self) -> Iterator[Metric]:

@@ -1,0 +1,380 @@
+"""A Grafana dashboard over the metrics and the recording rules of `headrace rules`. Pure."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from typing import Any
+
+from headrace.monitoring.rules import RuleOptions
+
+__all__ = ["Panel", "Query", "grafana_json", "panels"]
+
+# A range for rates that fits the panel's resolution and the scrape interval.
+_RATE = "$__rate_interval"
+
+
+@dataclass(frozen=True)
+class Query:
+    expression: str
+    legend: str
+
+
+@dataclass(frozen=True)
+class Panel:
+    title: str
+    unit: str  # Grafana's name of it
+    queries: tuple[Query, ...]
+    description: str = ""
+    kind: str = "timeseries"  # or stat
+    # Whether its metrics are there only with a feature that a server may not use.
+    optional: bool = False
+
+
+def panels(options: RuleOptions) -> list[tuple[str, list[Panel]]]:
+    """Rows: (title, panels)."""
+    server = f'job="{options.job}", instance=~"$instance"'
+    model = f'{server}, model=~"$model"'
+    by = "by (model, version)"
+
+    def quantiles(metric: str) -> tuple[Query, ...]:
+        return tuple(
+            Query(
+                f"histogram_quantile({q}, sum by (model, version, le) "
+                f"(rate({metric}_bucket{{{model}}}[{_RATE}])))",
+                f"{{{{model}}}} {{{{version}}}} p{int(q * 100)}",
+            )
+            for q in (0.5, 0.95, 0.99)
+        )
+
+    return [
+        (
+            "Now",
+            [
+                Panel(
+                    "Ready servers",
+                    "short",
+                    (Query(f"sum(headrace_ready{{{server}}})", "ready"),),
+                    kind="stat",
+                ),
+                Panel(
+                    "Requests a second",
+                    "reqps",
+                    (
+                        Query(
+                            f"sum(rate(nv_inference_request_success{{{model}}}[{_RATE}]))",
+                            "answered",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
+                    "Failed",
+                    "percentunit",
+                    (
+                        Query(
+                            f"sum(rate(nv_inference_request_failure{{{model}, "
+                            f'reason!="CANCELED"}}[{_RATE}])) / (sum(rate('
+                            f"nv_inference_request_success{{{model}}}[{_RATE}])) + sum(rate("
+                            f'nv_inference_request_failure{{{model}, reason!="CANCELED"}}'
+                            f"[{_RATE}])))",
+                            "failed",
+                        ),
+                    ),
+                    kind="stat",
+                ),
+                Panel(
+                    "Error budget burn, last hour",
+                    "short",
+                    (
+                        Query(
+                            f"max(headrace:failure_ratio:rate1h{{"
+                            f'job="{options.job}", model=~"$model"}}) '
+                            f"/ {1 - options.objective:.6g}",
+                            "times what the objective allows",
+                        ),
+                    ),
+                    "Needs the recording rules. 1: the budget lasts for exactly its period.",
+                    kind="stat",
+                ),
+            ],
+        ),
+        (
+            "Requests",
+            [
+                Panel(
+                    "Requests a second",
+                    "reqps",
+                    (
+                        Query(
+                            f"sum {by} (rate(nv_inference_request_success{{{model}}}[{_RATE}]))",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Failures a second, by reason",
+                    "reqps",
+                    (
+                        Query(
+                            "sum by (model, version, reason) "
+                            f"(rate(nv_inference_request_failure{{{model}}}[{_RATE}]))",
+                            "{{model}} {{version}} {{reason}}",
+                        ),
+                    ),
+                ),
+                Panel("Latency", "s", quantiles("headrace_request_duration_seconds")),
+                Panel("Queue wait", "s", quantiles("headrace_queue_duration_seconds")),
+                Panel(
+                    "Execution of a batch",
+                    "s",
+                    quantiles("headrace_compute_infer_duration_seconds"),
+                ),
+                Panel(
+                    "Rows a batch",
+                    "short",
+                    (
+                        Query(
+                            f"sum {by} (rate(headrace_batch_size_sum{{{model}}}[{_RATE}])) / "
+                            f"(sum {by} (rate(headrace_batch_size_count{{{model}}}[{_RATE}])) > 0)",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Waiting in queues",
+                    "short",
+                    (
+                        Query(
+                            f"sum {by} (nv_inference_pending_request_count{{{model}}})",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Calls finished a second, by status",
+                    "reqps",
+                    (
+                        Query(
+                            f"sum by (code) (rate(headrace_calls_total{{{server}}}[{_RATE}]))",
+                            "{{code}}",
+                        ),
+                    ),
+                ),
+            ],
+        ),
+        (
+            "Versions and rollouts",
+            [
+                Panel(
+                    "Share of the traffic",
+                    "percentunit",
+                    (
+                        Query(
+                            f"avg by (model, version, arm) (headrace_traffic_share{{{model}}})",
+                            "{{model}} {{version}} {{arm}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Rollouts that run, and how they ended",
+                    "short",
+                    (
+                        Query(
+                            f"sum by (model, candidate) (headrace_rollout_running{{{model}}})",
+                            "{{model}} {{candidate}} runs",
+                        ),
+                        Query(
+                            "sum by (model, outcome) "
+                            f"(increase(headrace_rollouts_ended_total{{{model}}}[1h]))",
+                            "{{model}} {{outcome}} in an hour",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Versions by state",
+                    "short",
+                    (Query(f"sum by (state) (headrace_model_state{{{model}}})", "{{state}}"),),
+                ),
+            ],
+        ),
+        (
+            "Connections",
+            [
+                Panel(
+                    "Connections open",
+                    "short",
+                    (Query(f"headrace_connections_open{{{server}}}", "{{instance}}"),),
+                ),
+                Panel(
+                    "Bytes a second",
+                    "Bps",
+                    (
+                        Query(
+                            f"sum(rate(headrace_received_bytes_total{{{server}}}[{_RATE}]))",
+                            "received",
+                        ),
+                        Query(f"sum(rate(headrace_sent_bytes_total{{{server}}}[{_RATE}]))", "sent"),
+                    ),
+                ),
+                Panel(
+                    "Limits reached, a second",
+                    "short",
+                    (
+                        Query(
+                            "sum by (reason) "
+                            f"(rate(headrace_limits_exceeded_total{{{server}}}[{_RATE}]))",
+                            "{{reason}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "TLS handshakes a second, by result",
+                    "short",
+                    (
+                        Query(
+                            "sum by (result) "
+                            f"(rate(headrace_tls_handshakes_total{{{server}}}[{_RATE}]))",
+                            "{{result}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "The certificate ends in",
+                    "s",
+                    (
+                        Query(
+                            "min by (instance) "
+                            f"(headrace_tls_certificate_not_after_seconds{{{server}}}) - time()",
+                            "{{instance}}",
+                        ),
+                    ),
+                    optional=True,
+                ),
+            ],
+        ),
+        (
+            "Process",
+            [
+                Panel(
+                    "CPU, cores in use",
+                    "short",
+                    (
+                        Query(
+                            f"rate(process_cpu_seconds_total{{{server}}}[{_RATE}])", "{{instance}}"
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Memory",
+                    "bytes",
+                    (Query(f"process_resident_memory_bytes{{{server}}}", "{{instance}}"),),
+                ),
+                Panel(
+                    "Open files",
+                    "short",
+                    (Query(f"process_open_fds{{{server}}}", "{{instance}}"),),
+                ),
+                Panel(
+                    "Version",
+                    "short",
+                    (
+                        Query(
+                            f"count by (version) (headrace_build_info{{{server}}})", "{{version}}"
+                        ),
+                    ),
+                ),
+            ],
+        ),
+    ]
+
+
+def grafana_json(options: RuleOptions) -> str:
+    """For Grafana 10 and newer: Dashboards, New, Import."""
+    source = {"type": "prometheus", "uid": "${datasource}"}
+    made: list[dict[str, Any]] = []
+    top = 0
+    for row, members in panels(options):
+        made.append(
+            {
+                "type": "row",
+                "title": row,
+                "collapsed": False,
+                "panels": [],
+                "gridPos": {"h": 1, "w": 24, "x": 0, "y": top},
+            }
+        )
+        top += 1
+        width, height, across = (6, 5, 4) if members[0].kind == "stat" else (12, 8, 2)
+        for n, panel in enumerate(members):
+            made.append(
+                {
+                    "type": panel.kind,
+                    "title": panel.title,
+                    "description": panel.description,
+                    "datasource": source,
+                    "gridPos": {
+                        "h": height,
+                        "w": width,
+                        "x": n % across * width,
+                        "y": top + n // across * height,
+                    },
+                    "fieldConfig": {"defaults": {"unit": panel.unit, "min": 0}, "overrides": []},
+                    "options": _options(panel.kind),
+                    "targets": [
+                        {
+                            "refId": chr(ord("A") + i),
+                            "datasource": source,
+                            "expr": query.expression,
+                            "legendFormat": query.legend,
+                        }
+                        for i, query in enumerate(panel.queries)
+                    ],
+                }
+            )
+        top += -(-len(members) // across) * height
+    for number, panel in enumerate(made):
+        panel["id"] = number + 1
+    document = {
+        "title": "Headrace",
+        "uid": "headrace",
+        "tags": ["headrace", "inference"],
+        "schemaVersion": 38,
+        "editable": True,
+        "refresh": "10s",
+        "time": {"from": "now-1h", "to": "now"},
+        "templating": {
+            "list": [
+                {"name": "datasource", "type": "datasource", "query": "prometheus"},
+                _variable(
+                    "instance", f'label_values(headrace_ready{{job="{options.job}"}}, instance)'
+                ),
+                _variable(
+                    "model",
+                    f'label_values(headrace_model_state{{job="{options.job}"}}, model)',
+                ),
+            ]
+        },
+        "panels": made,
+    }
+    return json.dumps(document, indent=2)
+
+
+def _options(kind: str) -> dict[str, Any]:
+    if kind == "stat":
+        return {"reduceOptions": {"calcs": ["lastNotNull"]}, "colorMode": "none"}
+    return {"legend": {"displayMode": "list", "placement": "bottom"}, "tooltip": {"mode": "multi"}}
+
+
+def _variable(name: str, query: str) -> dict[str, Any]:
+    return {
+        "name": name,
+        "type": "query",
+        "datasource": {"type": "prometheus", "uid": "${datasource}"},
+        "query": {"query": query, "refId": name},
+        "refresh": 2,
+        "multi": True,
+        "includeAll": True,
+        "allValue": ".*",
+        "current": {"text": "All", "value": "$__all"},
+    }
