@@ -24,9 +24,9 @@ from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
 from headrace import runtime
-from headrace.access import Quota, read_access_file
-from headrace.admin_socket import default_admin_socket, make_socket_folder
+from headrace.access import AccessPolicy, Quota, read_access_file
 from headrace.config import ServerConfig
+from headrace.control.admin_listeners import AdminListeners
 from headrace.control.admin_service import AdminService
 from headrace.control.kserve_service import KServeService
 from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
@@ -82,18 +82,16 @@ class Server:
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
         self.rollouts = Rollouts(self.manager)
-        self._admin: runtime.Server | None = None
+        self._admin = AdminListeners(self.config, AdminService(self.rollouts))
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__
         ).add_to(self._core)
-        self._tls = TlsReload(
-            self._core.reload_tls, self.config.tls_files, self.config.tls_reload_secs
-        )
+        self._tls = TlsReload(self._reload_tls, self.config.tls_files, self.config.tls_reload_secs)
         self._services: Registry | None = None
         self._service_names: set[str] = set()
         self._reflection: Run | None = None
         self._metrics: MonitoringServer | None = None
-        self.admin_socket: Path | None = None  # after start(), where there is one
+        self._access: AccessPolicy | None = None  # of auth_file, when it was read last
         self._listening: list[str] = []  # as the log shows them
         self._state = "new"
 
@@ -214,11 +212,14 @@ class Server:
                     self.config.host, self.config.metrics_port, dashboard=self.config.dashboard
                 )
             if self.config.auth_file:
-                self._load_access()
+                self._access = read_access_file(Path(self.config.auth_file))
+                self._set_access(self._core)
             self._listen()
             self._add_services()
             self._core.start()
-            self._start_admin()
+            self._admin.start(self.port, self._tls_options(), self._set_access)
+            if self._admin.address:
+                self._listening.append(f"{self._admin.address} (admin, TLS)")
             self._tls.start()
             failures = self.manager.load_initial()
             if failures and self.config.exit_on_error and not self.manager.registry.stopping:
@@ -242,16 +243,20 @@ class Server:
             )
         return failures
 
+    def _tls_options(self) -> runtime.TlsOptions | None:
+        config = self.config
+        if not config.tls_cert:
+            return None
+        return runtime.TlsOptions(
+            certificate_chain_file=config.tls_cert,
+            private_key_file=config.tls_key,
+            client_ca_file=config.tls_client_ca,
+            client_auth=config.client_auth,
+        )
+
     def _listen(self) -> None:
         config = self.config
-        tls = None
-        if config.tls_cert:
-            tls = runtime.TlsOptions(
-                certificate_chain_file=config.tls_cert,
-                private_key_file=config.tls_key,
-                client_ca_file=config.tls_client_ca,
-                client_auth=config.client_auth,
-            )
+        tls = self._tls_options()
         mode = int(config.unix_socket_mode, 8)
         addresses = [(address, tls) for address in config.listen]
         addresses += [(address, None) for address in config.listen_insecure]
@@ -266,36 +271,15 @@ class Server:
                 + (" (TLS)" if secured is not None and not unix else "")
             )
 
-    def _start_admin(self) -> None:
-        """On a core of its own, which has nothing but it."""
-        config = self.config
-        if not config.admin_socket:
-            return
-        auto = config.admin_socket == "auto"
-        path = default_admin_socket(self.port) if auto else Path(config.admin_socket).absolute()
-        try:
-            if auto:
-                make_socket_folder(path)
-            self._admin = runtime.Server(
-                runtime.ServerOptions(
-                    host="", io_threads=1, python_threads=1, service_threads=1, kserve=False
-                )
-            )
-            AdminService(self.rollouts).add_to(self._admin)
-            self._admin.add_listener(f"unix:{path}", unix_mode=0o600)
-            self._admin.start()
-        except (HeadraceError, OSError) as error:
-            self._admin = None
-            if not auto:
-                raise
-            _log.warning("no admin service: %s", error)
-        else:
-            self.admin_socket = path
-
     def reload_tls(self) -> bool:
         """Reads the TLS files again, now: new connections use them, running calls go on. Whether
         they were good; if not, the old ones stay and the log says why."""
         return self._tls.reload()
+
+    def _reload_tls(self) -> None:
+        self._core.reload_tls()
+        if self._admin.remote is not None:
+            self._admin.remote.reload_tls()
 
     def stop(self, grace_s: float | None = None) -> bool:
         """Not ready at once; running requests may finish within `grace_s` (exit_timeout_secs).
@@ -307,8 +291,7 @@ class Server:
         grace = self.config.exit_timeout_secs if grace_s is None else grace_s
         deadline = time.monotonic() + grace
         self.manager.begin_stop()
-        if self._admin is not None:
-            self._admin.stop(0)
+        self._admin.stop()
         self.rollouts.stop()
         if started:
             self._tls.stop()
@@ -346,6 +329,16 @@ class Server:
         return f"[{host}]:{self.port}" if ":" in host else f"{host}:{self.port}"
 
     @property
+    def admin_socket(self) -> Path | None:
+        """The admin service's unix socket, after start(), where there is one."""
+        return self._admin.socket
+
+    @property
+    def admin_address(self) -> str:
+        """ "host:port" of `admin_listen`, after start(); "" without."""
+        return self._admin.address
+
+    @property
     def metrics_port(self) -> int:
         """-1 when metrics are off."""
         return self._metrics.port if self._metrics is not None else -1
@@ -358,16 +351,20 @@ class Server:
         """Reads `auth_file` again, now: it holds for the calls from now on. Whether it was good; if
         not, the old policy stays and the log says why."""
         try:
-            self._load_access()
+            self._access = read_access_file(Path(self.config.auth_file))
         except HeadraceError as error:
             _log.error("the access policy stays as it was: %s", error.details)
             return False
+        self._set_access(self._core)
+        if self._admin.remote is not None:
+            self._set_access(self._admin.remote)
         _log.info("the access policy was read again")
         return True
 
-    def _load_access(self) -> None:
-        policy = read_access_file(Path(self.config.auth_file))
-        self._core.set_access(
+    def _set_access(self, core: runtime.Server) -> None:
+        policy = self._access
+        assert policy is not None
+        core.set_access(
             policy.anonymous,
             [(m.name, m.rights, m.keys, m.certificates, _pair(m.quota)) for m in policy.members],
             _pair(policy.anonymous_quota),

@@ -214,6 +214,13 @@ def serve(
             "the gRPC port; empty = none. [default: auto]"
         ),
     ] = None,
+    admin_listen: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="host:port of the admin service, with TLS (--tls-cert) and for those whom "
+            "--auth-file gives the right. [default: none]"
+        ),
+    ] = None,
     cores: Annotated[
         OptionalInt,
         typer.Option(help="Cores to divide over model instances; 0 = all. [default: 0]"),

@@ -72,6 +72,8 @@ class ServerConfig:
     # The unix socket of the admin service (rollouts), for this user alone; "auto" = one named after
     # the gRPC port in $XDG_RUNTIME_DIR/headrace or /tmp/headrace-UID; "" = none.
     admin_socket: str = "auto"
+    # The admin service over TCP, "host:port": with TLS and auth_file, never without.
+    admin_listen: str = ""
     tls_cert: str = ""  # PEM: the certificate, then the intermediate ones
     tls_key: str = ""  # PEM, not encrypted
     tls_client_ca: str = ""  # PEM: who signs clients' certificates; may hold revocation lists
@@ -126,6 +128,7 @@ class ServerConfig:
                 "ports"
             )
         self._check_tls()
+        self._check_admin()
         if not self.repository_poll_secs > 0:
             raise InvalidArgumentError("--repository-poll-secs must be more than 0")
         if not self.exit_timeout_secs >= 0:
@@ -176,6 +179,22 @@ class ServerConfig:
             path = getattr(self, name)
             if path and not Path(path).is_file():
                 raise NotFoundError(f"{flag(name)} '{path}' is not a file")
+
+    def _check_admin(self) -> None:
+        if not self.admin_listen:
+            return
+        host, _, port = self.admin_listen.rpartition(":")
+        if not host or not port.isdecimal() or self.admin_listen.startswith("unix"):
+            raise InvalidArgumentError(
+                f"--admin-listen is '{self.admin_listen}'; it must be host:port "
+                "(a unix socket: --admin-socket)"
+            )
+        if not self.tls_cert:
+            raise InvalidArgumentError("--admin-listen needs TLS: --tls-cert and --tls-key")
+        if not self.auth_file:
+            raise InvalidArgumentError(
+                "--admin-listen needs --auth-file: without it everyone may do everything"
+            )
 
     @property
     def client_auth(self) -> Literal["none", "request", "require"]:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 import json
+import os
 import sys
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Annotated, Any, Optional
 
 import typer
 
 from headrace.admin_socket import default_admin_socket
-from headrace.errors import InvalidArgumentError
+from headrace.errors import InvalidArgumentError, NotFoundError
 
 __all__ = ["app"]
 
@@ -28,7 +31,76 @@ AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a ta
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 
 
-def _client(port: int, socket: str | None) -> Any:
+@dataclass(frozen=True)
+class _Remote:
+    """Another machine's server, as the options before the command say."""
+
+    address: str
+    ca: Path | None
+    certificate: Path | None
+    key: Path | None
+    api_key_file: Path | None
+
+    def client(self) -> Any:
+        from headrace.client.admin import AdminClient
+
+        return AdminClient.over_tls(
+            self.address,
+            ca=_read("--tls-ca", self.ca),
+            certificate=_read("--tls-cert", self.certificate),
+            key=_read("--tls-key", self.key),
+            api_key=self._api_key(),
+        )
+
+    def _api_key(self) -> str:
+        data = _read("--api-key-file", self.api_key_file)
+        return data.decode().strip() if data else os.environ.get("HEADRACE_API_KEY", "")
+
+
+def _read(option: str, path: Path | None) -> bytes | None:
+    if path is None:
+        return None
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise NotFoundError(f"{option} {path}: {error.strerror or error}") from None
+
+
+OptionalPath = Optional[Path]  # noqa: UP045
+
+
+@app.callback()
+def where(
+    context: typer.Context,
+    server: Annotated[
+        str,
+        typer.Option(help="host:port of a server's --admin-listen; default: this machine's."),
+    ] = "",
+    tls_ca: Annotated[
+        OptionalPath, typer.Option(help="PEM: who signed the server's certificate.")
+    ] = None,
+    tls_cert: Annotated[OptionalPath, typer.Option(help="PEM: your certificate (mTLS).")] = None,
+    tls_key: Annotated[OptionalPath, typer.Option(help="PEM: its key.")] = None,
+    api_key_file: Annotated[
+        OptionalPath,
+        typer.Option(help="Your API key is in this file, or else in $HEADRACE_API_KEY."),
+    ] = None,
+) -> None:
+    given = (tls_ca, tls_cert, tls_key, api_key_file)
+    if not server and any(given):
+        raise InvalidArgumentError(
+            "--tls-ca, --tls-cert, --tls-key and --api-key-file need --server"
+        )
+    if (tls_cert is None) != (tls_key is None):
+        raise InvalidArgumentError("--tls-cert and --tls-key go together")
+    context.obj = _Remote(server, *given) if server else None
+
+
+def _client(context: typer.Context, port: int, socket: str | None) -> Any:
+    if context.obj is not None:
+        if socket is not None:
+            raise InvalidArgumentError("--server and --admin-socket name two servers")
+        return context.obj.client()
     from headrace.client.admin import AdminClient
 
     return AdminClient(socket or default_admin_socket(port))
@@ -36,6 +108,7 @@ def _client(port: int, socket: str | None) -> Any:
 
 @app.command()
 def start(
+    context: typer.Context,
     model: Model,
     version: Annotated[int, typer.Argument(help="The candidate, a version in the repository.")],
     share: Annotated[
@@ -66,7 +139,7 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Load a version beside the one that serves and give it a share of the requests."""
-    with _client(grpc_port, admin_socket) as client:
+    with _client(context, grpc_port, admin_socket) as client:
         state = client.start(
             model,
             version,
@@ -84,31 +157,40 @@ def start(
 
 @app.command()
 def status(
+    context: typer.Context,
     model: Annotated[str, typer.Argument(help="Name of the model; default: all.")] = "",
     grpc_port: Port = 8001,
     admin_socket: Socket = None,
     as_json: AsJson = False,
 ) -> None:
     """Show rollouts: who has which share, what each version did, and why it ended."""
-    with _client(grpc_port, admin_socket) as client:
+    with _client(context, grpc_port, admin_socket) as client:
         _print(client.status(model), as_json)
 
 
 @app.command()
 def promote(
-    model: Model, grpc_port: Port = 8001, admin_socket: Socket = None, as_json: AsJson = False
+    context: typer.Context,
+    model: Model,
+    grpc_port: Port = 8001,
+    admin_socket: Socket = None,
+    as_json: AsJson = False,
 ) -> None:
     """Give the candidate all requests; the version before stays warm."""
-    with _client(grpc_port, admin_socket) as client:
+    with _client(context, grpc_port, admin_socket) as client:
         _print([client.promote(model)], as_json)
 
 
 @app.command()
 def rollback(
-    model: Model, grpc_port: Port = 8001, admin_socket: Socket = None, as_json: AsJson = False
+    context: typer.Context,
+    model: Model,
+    grpc_port: Port = 8001,
+    admin_socket: Socket = None,
+    as_json: AsJson = False,
 ) -> None:
     """Give the version before all requests, also after a promotion."""
-    with _client(grpc_port, admin_socket) as client:
+    with _client(context, grpc_port, admin_socket) as client:
         _print([client.rollback(model)], as_json)
 
 

@@ -163,6 +163,30 @@ def test_a_rollout_and_its_arms(start: Start, repository: Path, page: Chromium) 
         page.wait_for(f"{CELL.format('m/1', 'share')}.dataset.value === '1'")
 
 
+def test_a_latency_budget(start: Start, repository: Path, page: Chromium) -> None:
+    write_identity(repository, "kept", "FP32")
+    write_identity(repository, "missed", "FP32")
+    for name, latency in (("kept", "60s"), ("missed", "0.1ms")):
+        text = f"slo: {{latency: {latency}, objective: 99%}}\nadmission: {{slo: false}}"
+        (repository / name / "policy.yaml").write_text(text)
+    server = start()
+    for _ in range(20):
+        for name in ("kept", "missed"):
+            server.infer(name, np.ones((1, 2), np.float32))
+    page.open(f"http://127.0.0.1:{server.metrics_port}/")
+    page.evaluate("document.querySelector('#span').value = '0'")
+    cell = 'document.querySelector(\'#slo tr[data-row="{}"] [data-key="{}"]\').dataset.value'
+    page.wait_for("document.querySelector('#slo tr[data-row=missed]') !== null")
+    for name in ("kept", "missed"):
+        requests = server.metric("headrace_slo_requests_total", model=name)
+        good = server.metric("headrace_slo_good_total", model=name)
+        assert requests == 20
+        page.wait_for(f"Math.abs({cell.format(name, 'kept')} - {good / requests}) < 1e-9")
+        burn = float(page.evaluate(cell.format(name, "burn")))
+        assert burn == pytest.approx((1 - good / requests) / 0.01)
+    assert page.console == []
+
+
 def test_an_empty_server_says_what_is_missing_also_on_a_phone_in_the_dark(
     start: Start, repository: Path
 ) -> None:

@@ -127,6 +127,7 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     config = identity_config("FP32") + "version_policy { specific { versions: [1] } }"
     write_model(repository, "m", config, {"model.py": PICKY})
     write_model(repository, "m", config, {"model.py": IDENTITY}, version=2)
+    (repository / "m" / "policy.yaml").write_text("slo: {latency: 5s, objective: 99%}")
     write_model(repository, "broken", identity_config("FP32"), {"model.py": "1 / 0"})
     socket = folder / "admin.sock"
     with tls(folder) as (flags, root):

@@ -2,6 +2,9 @@
 
 with AdminClient(default_admin_socket(8001)) as admin:
     admin.start("digits", 8, share=0.05)
+
+with AdminClient.over_tls("models.example:8003", ca=pem, api_key=key) as admin:
+    ...
 """
 
 from __future__ import annotations
@@ -25,13 +28,45 @@ class AdminClient:
     """Thread-safe. `timeout_s` bounds every call; a start loads a model. Failures raise the leaf of
     `headrace.errors` for their gRPC status."""
 
-    def __init__(self, socket: Path | str, *, timeout_s: float = 600.0) -> None:
-        self._socket = str(socket)
+    def __init__(
+        self,
+        socket: Path | str,
+        *,
+        timeout_s: float = 600.0,
+        channel: grpc.Channel | None = None,
+        api_key: str = "",
+    ) -> None:
+        """Through a unix socket. A `channel` goes elsewhere; `socket` is then its name in texts."""
+        self._where = str(socket)
         self._timeout_s = timeout_s
+        self._hint = "or say which with --grpc-port or --admin-socket"
+        self._metadata = (("authorization", f"Bearer {api_key}"),) if api_key else ()
         # grpc-core would put the socket's path there, which is no host name.
-        self._channel = grpc.insecure_channel(
+        self._channel = channel or grpc.insecure_channel(
             f"unix:{socket}", options=[("grpc.default_authority", "localhost")]
         )
+
+    @classmethod
+    def over_tls(
+        cls,
+        address: str,
+        *,
+        ca: bytes | None = None,
+        certificate: bytes | None = None,
+        key: bytes | None = None,
+        api_key: str = "",
+        timeout_s: float = 600.0,
+    ) -> AdminClient:
+        """The server's --admin-listen. PEM; `ca` None: the system's authorities."""
+        credentials = grpc.ssl_channel_credentials(ca, key, certificate)
+        client = cls(
+            address,
+            timeout_s=timeout_s,
+            channel=grpc.secure_channel(address, credentials),
+            api_key=api_key,
+        )
+        client._hint = f"with --admin-listen {address} and a certificate that --tls-ca verifies"
+        return client
 
     def close(self) -> None:
         self._channel.close()
@@ -95,6 +130,6 @@ class AdminClient:
             request,
             response,
             self._timeout_s,
-            f"no server listens on {self._socket}; start one with `headrace serve`, or say which "
-            "with --grpc-port or --admin-socket",
+            f"no server listens on {self._where}; start one with `headrace serve`, {self._hint}",
+            self._metadata,
         )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import TypeVar
 
 import grpc
@@ -21,6 +22,7 @@ def call_unary(
     response: type[_Response],
     timeout_s: float,
     unreachable: str,
+    metadata: Sequence[tuple[str, str]] = (),
 ) -> _Response:
     """Raises the leaf of `headrace.errors` for the gRPC status; `unreachable` is its text when
     nobody listens."""
@@ -30,7 +32,7 @@ def call_unary(
         response_deserializer=response.FromString,
     )
     try:
-        answer: _Response = call(request, timeout=timeout_s)
+        answer: _Response = call(request, timeout=timeout_s, metadata=metadata)
     except grpc.RpcError as error:
         number, _ = error.code().value
         details = error.details() or ""

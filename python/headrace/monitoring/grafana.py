@@ -27,8 +27,6 @@ class Panel:
     queries: tuple[Query, ...]
     description: str = ""
     kind: str = "timeseries"  # or stat
-    # Whether its metrics are there only with a feature that a server may not use.
-    optional: bool = False
 
 
 def panels(options: RuleOptions) -> list[tuple[str, list[Panel]]]:
@@ -164,6 +162,78 @@ def panels(options: RuleOptions) -> list[tuple[str, list[Panel]]]:
             ],
         ),
         (
+            "Latency budgets and overload",
+            [
+                Panel(
+                    "SLO: missed, times what the objective allows",
+                    "short",
+                    tuple(
+                        Query(
+                            f"max by (model) (headrace:slo_missed_ratio:rate{window}{{"
+                            f'job="{options.job}", model=~"$model"}}) / on (model) (1 - min by '
+                            f"(model) (headrace_slo_objective{{{model}}}))",
+                            f"{{{{model}}}} {window}",
+                        )
+                        for window in ("5m", "1h")
+                    ),
+                    "Of models with `slo` in their policy.yaml. Needs the recording rules.",
+                ),
+                Panel(
+                    "Requests within the SLO's latency",
+                    "percentunit",
+                    (
+                        Query(
+                            f"sum {by} (rate(headrace_slo_good_total{{{model}}}[{_RATE}])) / "
+                            f"(sum {by} (rate(headrace_slo_requests_total{{{model}}}[{_RATE}])) "
+                            "> 0)",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Refused a second because they would be late",
+                    "reqps",
+                    (
+                        Query(
+                            "sum by (model, version, reason) "
+                            f"(rate(headrace_admission_refused_total{{{model}}}[{_RATE}]))",
+                            "{{model}} {{version}} {{reason}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Estimated wait",
+                    "s",
+                    (
+                        Query(
+                            f"max {by} (headrace_estimated_wait_seconds{{{model}}})",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Refused a second because of a quota",
+                    "reqps",
+                    (
+                        Query(
+                            f"sum(rate(headrace_quota_refused_total{{{server}}}[{_RATE}]))",
+                            "refused",
+                        ),
+                    ),
+                ),
+                Panel(
+                    "Cost of the largest batch, p95",
+                    "s",
+                    (
+                        Query(
+                            f"max {by} (headrace_batch_cost_p95_seconds{{{model}}})",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                ),
+            ],
+        ),
+        (
             "Versions and rollouts",
             [
                 Panel(
@@ -249,7 +319,6 @@ def panels(options: RuleOptions) -> list[tuple[str, list[Panel]]]:
                             "{{instance}}",
                         ),
                     ),
-                    optional=True,
                 ),
             ],
         ),
@@ -333,8 +402,8 @@ def grafana_json(options: RuleOptions) -> str:
                 }
             )
         top += -(-len(members) // across) * height
-    for number, panel in enumerate(made):
-        panel["id"] = number + 1
+    for number, one in enumerate(made):
+        one["id"] = number + 1
     document = {
         "title": "Headrace",
         "uid": "headrace",

@@ -96,6 +96,11 @@ def recordings(options: RuleOptions) -> list[Recording]:
         made.append(
             Recording(f"headrace:failure_ratio:rate{window}", f"{bad}\n/ ({bad} + {good} > 0)")
         )
+        promised = f"sum by (job, model) (rate(headrace_slo_requests_total{{{job}}}[{window}]))"
+        kept = f"sum by (job, model) (rate(headrace_slo_good_total{{{job}}}[{window}]))"
+        made.append(
+            Recording(f"headrace:slo_missed_ratio:rate{window}", f"1 - {kept}\n/ ({promised} > 0)")
+        )
     for name, metric in (
         ("request", "headrace_request_duration_seconds"),
         ("queue", "headrace_queue_duration_seconds"),
@@ -127,6 +132,7 @@ def alerts(options: RuleOptions) -> list[Alert]:
 def _burns(options: RuleOptions) -> list[Alert]:
     budget = 1 - options.objective
     percent = f"{options.objective * 100:.6g} %"
+    of_model = f'(1 - min by (job, model) (headrace_slo_objective{{job="{options.job}"}}))'
     made = []
     for severity, times, long, short, wait in _BURNS:
         limit = f"> {times * budget:.6g}"
@@ -142,6 +148,23 @@ def _burns(options: RuleOptions) -> list[Alert]:
                 f"requests: {times:g} times what {percent} allows, for {long}",
                 "The dashboard says which version and which reason. A bad version: "
                 "`headrace rollout rollback MODEL`.",
+                wait,
+                long,
+            )
+        )
+        own = f"> {times:g} * {of_model}"
+        made.append(
+            Alert(
+                "HeadraceSloBurn",
+                severity,
+                (
+                    Signal(f"headrace:slo_missed_ratio:rate{long}", own),
+                    Signal(f"headrace:slo_missed_ratio:rate{short}", own),
+                ),
+                f"{{{{ $labels.model }}}} misses its SLO in {{{{ $value | humanizePercentage }}}} "
+                f"of its requests: {times:g} times what its objective allows, for {long}",
+                "Late, refused or failed. Queue wait high: more replicas or instances; "
+                "execution slow: a bad version, or a machine that does something else.",
                 wait,
                 long,
             )
