@@ -48,6 +48,7 @@ need libnghttp2-dev header nghttp2/nghttp2.h
 need zlib1g-dev header zlib.h
 need libssl-dev header openssl/ssl.h
 need libprotozero-dev header protozero/pbf_reader.hpp
+need libxxhash-dev header xxhash.h
 need doctest-dev header doctest/doctest.h
 python_package=python3
 case "$PYTHON_FOUND" in

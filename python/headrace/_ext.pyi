@@ -106,6 +106,16 @@ class Model:
     @property
     def description(self) -> str: ...
 
+@final
+class ResponseCache:
+    """Answers kept in memory, for all models that use it. `capacity` in bytes."""
+
+    def __init__(self, capacity: int) -> None: ...
+    @property
+    def capacity(self) -> int: ...
+    def statistics(self) -> dict[str, int]:
+        """entries, bytes, evictions."""
+
 class OpenVinoBackend:
     def __init__(self) -> None: ...
     @staticmethod
@@ -138,6 +148,25 @@ def callback_model(
 
 class Servable:
     """What answers requests; composed here, executed by the core."""
+
+@final
+class CachedServable(Servable):
+    """A servable with a cache in front of it: a question is asked once.
+
+    ttl_s: how long an answer is good, 0 = always. While less than the share `bypass_below` of the
+    look-ups finds an answer, most requests do not look."""
+
+    def __init__(
+        self,
+        cache: ResponseCache,
+        servable: Servable,
+        *,
+        ttl_s: float = 0.0,
+        bypass_below: float = 0.0,
+    ) -> None: ...
+    def statistics(self) -> dict[str, int]:
+        """hits, hit_ns (arrival to answer), misses, miss_ns (looking up and keeping), bypassed,
+        bypassing (0 or 1)."""
 
 @final
 class ModelVersion(Servable):

@@ -237,7 +237,9 @@ class Server:
             from headrace.control.readings import Readings
 
             self._metrics.start(
-                Readings(self._core, self.manager.registry, self.rollouts),
+                Readings(
+                    self._core, self.manager.registry, self.rollouts, self.manager.response_cache
+                ),
                 runtime.histogram_bounds_ns(),
                 runtime.__version__,
             )
@@ -427,6 +429,7 @@ def _manager_options(config: ServerConfig) -> ManagerOptions:
         default_max_batch_size=config.default_max_batch_size,
         onnx_engine=config.onnx_engine,
         cache_dir=config.cache_dir,
+        response_cache_bytes=config.response_cache_byte_size,
     )
 
 

@@ -237,6 +237,13 @@ def serve(
         OptionalStr,
         typer.Option(help="Compiled models are kept here; '' = no. [default: ~/.cache/headrace]"),
     ] = None,
+    response_cache_byte_size: Annotated[
+        OptionalInt,
+        typer.Option(
+            help="Bytes for the answers of models that ask for a response cache; 0 = none. "
+            "[default: 67108864]"
+        ),
+    ] = None,
     max_message_bytes: Annotated[
         OptionalInt, typer.Option(help="Largest request; 0 = gRPC's limit. [default: 0]")
     ] = None,

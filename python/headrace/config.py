@@ -99,6 +99,8 @@ class ServerConfig:
     )
     onnx_engine: OnnxEngine = "auto"
     cache_dir: str = field(default_factory=_default_cache_dir)  # compiled models; "" = none
+    # Of questions and answers, for all models that ask for it; taken as they come. 0 = no cache.
+    response_cache_byte_size: int = 64 << 20
 
     strict_readiness: bool = True
     exit_on_error: bool = True  # a model that does not load at start ends the server
@@ -121,6 +123,7 @@ class ServerConfig:
         _check_range("cores", self.cores, 0, 4096)
         _check_range("service_threads", self.service_threads, 1, 1000)
         _check_range("max_message_bytes", self.max_message_bytes, 0, 2**31 - 1)
+        _check_range("response_cache_byte_size", self.response_cache_byte_size, 0, 2**40)
         _check_range("default_max_batch_size", self.default_max_batch_size, 0, 2**20)
         if self.grpc_port != 0 and self.grpc_port == self.metrics_port:
             raise InvalidArgumentError(

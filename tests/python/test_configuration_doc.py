@@ -18,7 +18,8 @@ def test_every_flag_is_documented_with_its_default() -> None:
         flag = "--" + field.name.replace("_", "-")
         (row,) = re.findall(rf"^\| `{flag}(?![a-z-]).*$", text, re.MULTILINE)
         if isinstance(field.default, (int, float)) and not isinstance(field.default, bool):
-            assert f"| {field.default:g} |" in row
+            default = field.default
+            assert f"| {default if isinstance(default, int) else f'{default:g}'} |" in row
 
 
 def test_every_metric_is_documented() -> None:

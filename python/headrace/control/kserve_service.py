@@ -331,7 +331,8 @@ def _no_repository_name(name: str) -> None:
 
 
 def _statistics(loaded: LoadedVersion) -> kserve.ModelStatistics:
-    values: Mapping[str, Any] = loaded.version.statistics()
+    values: Mapping[str, Any] = loaded.statistics()
+    cache: Mapping[str, int] = values["cache"] or {}
     duration = kserve.StatisticDuration
 
     def of(key: str) -> kserve.StatisticDuration:
@@ -351,6 +352,8 @@ def _statistics(loaded: LoadedVersion) -> kserve.ModelStatistics:
             compute_input=of("compute_input"),
             compute_infer=of("compute_infer"),
             compute_output=of("compute_output"),
+            cache_hit=duration(count=cache.get("hits", 0), ns=cache.get("hit_ns", 0)),
+            cache_miss=duration(count=cache.get("misses", 0), ns=cache.get("miss_ns", 0)),
         ),
         batch_stats=[
             kserve.InferBatchStatistics(

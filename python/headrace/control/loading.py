@@ -32,7 +32,7 @@ from headrace.repository.model_config import (
     unused_settings,
     validate,
 )
-from headrace.repository.policy import ModelPolicy
+from headrace.repository.policy import CachePolicy, ModelPolicy
 from headrace.repository.scan import ModelEntry
 
 __all__ = ["Plan", "VersionLoader", "load_callable"]
@@ -59,9 +59,12 @@ class Plan:
 class VersionLoader:
     """Thread-safe; several versions may be loaded at the same time."""
 
-    def __init__(self, loaders: Loaders, defaults: Defaults) -> None:
+    def __init__(
+        self, loaders: Loaders, defaults: Defaults, cache: runtime.ResponseCache | None = None
+    ) -> None:
         self._loaders = loaders
         self._defaults = defaults
+        self._cache = cache
         # Versions that need no second thread, so that a reload need not find out again.
         self._single_thread: dict[tuple[str, int, str, Plan], None] = {}
 
@@ -122,7 +125,14 @@ class VersionLoader:
                     if len(self._single_thread) > _REMEMBERED:
                         self._single_thread.pop(next(iter(self._single_thread)), None)
         return _started(
-            completed, policy, number, warmed, entry=entry, fingerprint=fingerprint, began=started
+            completed,
+            policy,
+            number,
+            warmed,
+            entry=entry,
+            fingerprint=fingerprint,
+            began=started,
+            cache=self._cache,
         )
 
 
@@ -236,18 +246,21 @@ def _started(
     entry: ModelEntry | None,
     fingerprint: str,
     began: float,
+    cache: runtime.ResponseCache | None = None,
 ) -> LoadedVersion:
     try:
         warmed.version.start()
     except BaseException:
         warmed.close()
         raise
+    cached = _cached(warmed.version, policy, config, cache)
     return LoadedVersion(
         model=config.name,
         number=number,
         fingerprint=fingerprint,
         version=warmed.version,
-        servable=_with_policy(warmed.version, policy),
+        servable=cached or warmed.version,
+        cache=cached,
         policy=policy,
         config=config,
         instances=warmed.plan.instances,
@@ -258,9 +271,26 @@ def _started(
     )
 
 
-def _with_policy(version: runtime.ModelVersion, policy: ModelPolicy) -> runtime.Servable:
-    """What the route table gets: the version with what its policy puts in front of it."""
-    return version
+def _cached(
+    version: runtime.ModelVersion,
+    policy: ModelPolicy,
+    config: model_config.ModelConfig,
+    cache: runtime.ResponseCache | None,
+) -> runtime.CachedServable | None:
+    """The version behind the cache; None if policy and configuration ask for none."""
+    wanted = policy.cache or (CachePolicy() if config.response_cache.enable else None)
+    if wanted is None:
+        return None
+    if cache is None:
+        _log.warning(
+            "model '%s' asks for the response cache, which --response-cache-byte-size 0 switches "
+            "off",
+            config.name,
+        )
+        return None
+    return runtime.CachedServable(
+        cache, version, ttl_s=wanted.ttl, bypass_below=wanted.bypass_below
+    )
 
 
 def _warm_up(

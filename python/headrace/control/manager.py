@@ -83,6 +83,7 @@ class ManagerOptions:
     default_max_batch_size: int = 32
     onnx_engine: OnnxEngine = "auto"
     cache_dir: str = ""
+    response_cache_bytes: int = 64 << 20
 
 
 @dataclass(frozen=True)
@@ -118,11 +119,18 @@ class ModelManager:
         self._options = options
         self._on_event = on_event
         self._cores = options.cores or runtime.available_cores()
+        # Takes no memory until a model uses it. None: the configuration says none.
+        self.response_cache = (
+            runtime.ResponseCache(options.response_cache_bytes)
+            if options.response_cache_bytes > 0
+            else None
+        )
         self._loader = VersionLoader(
             Loaders(engine=options.onnx_engine, cache_dir=options.cache_dir),
             Defaults(
                 max_batch_size=options.default_max_batch_size, onnx_engine=options.onnx_engine
             ),
+            self.response_cache,
         )
         self.registry = Registry(server, strict_readiness=options.strict_readiness)
         self._lock = threading.Lock()

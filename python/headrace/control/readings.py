@@ -17,10 +17,17 @@ __all__ = ["Readings", "traffic"]
 class Readings:
     """A monitoring.exporter.Source. Any thread."""
 
-    def __init__(self, core: runtime.Server, registry: Registry, rollouts: Rollouts) -> None:
+    def __init__(
+        self,
+        core: runtime.Server,
+        registry: Registry,
+        rollouts: Rollouts,
+        cache: runtime.ResponseCache | None = None,
+    ) -> None:
         self._core = core
         self._registry = registry
         self._rollouts = rollouts
+        self._cache = cache
 
     def models(self) -> Sequence[ModelSample]:
         return [
@@ -29,7 +36,7 @@ class Readings:
                 version=str(loaded.number),
                 load_seconds=loaded.load_seconds,
                 pending=loaded.version.pending,
-                statistics=loaded.version.statistics(),
+                statistics=loaded.statistics(),
                 slo=(slo.latency, slo.objective) if (slo := loaded.policy.slo) else None,
             )
             for loaded in self._registry.ready_versions()
@@ -80,6 +87,10 @@ class Readings:
 
     def server(self) -> Mapping[str, Any]:
         return self._core.statistics()
+
+    def cache(self) -> Mapping[str, Any]:
+        cache = self._cache
+        return {**cache.statistics(), "capacity": cache.capacity} if cache is not None else {}
 
     def tls_not_after(self) -> int:
         return self._core.tls_not_after

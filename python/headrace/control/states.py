@@ -8,7 +8,7 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from enum import Enum
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from headrace import errors
 from headrace.protocol import model_config
@@ -47,6 +47,7 @@ class LoadedVersion:
     version: runtime.ModelVersion
     # What answers its requests: the version itself, or what policies put in front of it.
     servable: runtime.Servable
+    cache: runtime.CachedServable | None  # part of `servable`
     policy: ModelPolicy
     config: model_config.ModelConfig
     instances: int
@@ -55,6 +56,17 @@ class LoadedVersion:
     path: Path | None = None  # its version folder; None for a Python callable
     on_close: list[Callable[[], None]] = field(default_factory=list)
     resources: tuple[object, ...] = ()  # kept alive as long as this is (files sent with the load)
+
+    def statistics(self) -> dict[str, Any]:
+        """ModelVersion.statistics() and, as "cache", CachedServable's (None without one). As in
+        Triton, what the cache answered counts as successes, with no time in the queue."""
+        values = self.version.statistics()
+        values["cache"] = cache = self.cache.statistics() if self.cache is not None else None
+        if cache is not None:
+            for key, ns in (("success", cache["hit_ns"]), ("queue", 0)):
+                count, total = values[key]
+                values[key] = (count + cache["hits"], total + ns)
+        return values
 
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> bool:
         """Serves what is queued (drain) and ends the instances. True if all was served in time."""

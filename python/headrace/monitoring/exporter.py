@@ -16,6 +16,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.errors import code_name
+from headrace.monitoring import cache_metrics
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -41,7 +42,7 @@ _LAST_BOUND = 1 << 35
 
 @dataclass(frozen=True)
 class ModelSample:
-    """A version's numbers at one moment; `statistics` as ModelVersion.statistics() answers them."""
+    """A version's numbers at one moment; `statistics` as LoadedVersion.statistics() answers."""
 
     model: str
     version: str
@@ -96,6 +97,9 @@ class Source(Protocol):
 
     def server(self) -> Mapping[str, Any]:
         """As Server.statistics() answers."""
+
+    def cache(self) -> Mapping[str, Any]:
+        """As ResponseCache.statistics() answers, with `capacity`; empty without a cache."""
 
     def tls_not_after(self) -> int:
         """Seconds since 1970; 0 without TLS."""
@@ -205,6 +209,7 @@ class _Collector:
         yield self._batches(samples)
         yield from self._overload(samples)
         yield from self._versions()
+        yield from cache_metrics.families(samples, self._source.cache())
         yield from self._server()
 
     def _triton(self, samples: Sequence[ModelSample]) -> Iterator[Metric]:

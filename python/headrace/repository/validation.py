@@ -65,7 +65,6 @@ def unused_settings(config: model_config.ModelConfig) -> tuple[str, ...]:
     logged when the model loads."""
     unused = {
         "optimization": config.HasField("optimization"),
-        "response_cache": config.response_cache.enable,
         "cc_model_filenames": bool(config.cc_model_filenames),
         "model_metrics": config.HasField("model_metrics"),
         "runtime": bool(config.runtime),
