@@ -31,6 +31,7 @@ namespace {
 
 constexpr int64_t kSecond = 1'000'000'000;
 constexpr int64_t kLate = 1'000'000;  // an arrival sent this much after its time counts as late
+constexpr double kBurst = 8;          // arrivals of a burst, on average
 constexpr int kMaxReopens = 100;
 
 int64_t to_ns(double seconds) { return static_cast<int64_t>(seconds * 1e9); }
@@ -93,6 +94,7 @@ class LoadGenerator final : public Caller {
   std::size_t turn_ = 0;
   int reopens_ = 0;
   bool failed_ = false;
+  int burst_left_ = 0;
 
   Phase phase_ = Phase::kWarmUp;
   int64_t begin_ns_ = 0;  // of the measured window; planned until reached
@@ -180,6 +182,9 @@ void LoadGenerator::watch(Connection& connection) {
 void LoadGenerator::answered(Connection& connection, int64_t start_ns, const std::string& error,
                              const std::string& detail) {
   const int64_t now = now_ns();
+  if (error.empty() && options_.slo_s > 0 && now - start_ns > to_ns(options_.slo_s)) {
+    return answered(connection, start_ns, "late", detail);
+  }
   if (!error.empty() && first_error_.empty()) {
     first_error_ = error + (detail.empty() ? "" : ": " + detail);
   }
@@ -271,6 +276,14 @@ void LoadGenerator::advance() {
 int64_t LoadGenerator::gap_ns() {
   const StepStats* step = step_at(next_arrival_ns_);
   const double rate = step == nullptr ? options_.rate : step->rate;
+  if (options_.arrivals == Arrivals::kBursty) {
+    if (burst_left_ > 0) {
+      --burst_left_;
+      return 0;
+    }
+    burst_left_ = std::geometric_distribution<int>(1 / kBurst)(random_);
+    return to_ns(std::exponential_distribution<double>(rate / kBurst)(random_));
+  }
   if (options_.arrivals == Arrivals::kConstant) return to_ns(1.0 / rate);
   return to_ns(std::exponential_distribution<double>(rate)(random_));
 }

@@ -33,7 +33,9 @@ how
                             --rate and --duration. Each step is reported by itself
   --deadline S              each call's: sent as grpc-timeout; a call without an answer by then is
                             reset and counts as an error, as gRPC clients do it
-  --arrivals poisson|constant    default poisson
+  --slo S                   a right answer that comes later counts as an error
+  --arrivals poisson|constant|bursty
+                            default poisson; bursty: eight at once on average, at Poisson times
   --max-outstanding N       open loop: more arrivals than this unanswered are dropped, default 10000
   --seed N                  of the Poisson schedule, default 1
 how long
@@ -131,11 +133,17 @@ Options parse_options(int argc, char** argv) {
       o.rate = number(name, value, 1e-3, 1e7);
     } else if (name == "--steps") {
       o.steps = steps_of(value);
+    } else if (name == "--slo") {
+      o.slo_s = number(name, value, 1e-6, 3600);
     } else if (name == "--deadline") {
       o.deadline_s = number(name, value, 1e-3, 3600);
     } else if (name == "--arrivals") {
-      if (value != "poisson" && value != "constant") fail("--arrivals is poisson or constant");
-      o.arrivals = value == "poisson" ? Arrivals::kPoisson : Arrivals::kConstant;
+      if (value != "poisson" && value != "constant" && value != "bursty") {
+        fail("--arrivals is poisson, constant or bursty");
+      }
+      o.arrivals = value == "poisson"    ? Arrivals::kPoisson
+                   : value == "constant" ? Arrivals::kConstant
+                                         : Arrivals::kBursty;
     } else if (name == "--max-outstanding") {
       o.max_outstanding = static_cast<int>(number(name, value, 1, 1e7));
     } else if (name == "--seed") {

@@ -13,7 +13,7 @@
 
 namespace loadgen {
 
-enum class Arrivals { kPoisson, kConstant };
+enum class Arrivals { kPoisson, kConstant, kBursty };
 
 struct Options {
   std::string host = "127.0.0.1";
@@ -35,6 +35,7 @@ struct Options {
   Arrivals arrivals = Arrivals::kPoisson;
   // Open loop: (rate, seconds) one after the other, instead of one rate; each is reported by itself.
   std::vector<std::pair<double, double>> steps;
+  double slo_s = 0;             // a right answer that comes later is an error, "late"; 0: never
   double deadline_s = 0;        // each call's: sent as grpc-timeout, and reset then; 0: none
   int max_outstanding = 10000;  // open loop: an arrival beyond this is dropped and counted
   uint64_t seed = 1;            // of the Poisson schedule

@@ -9,13 +9,15 @@ namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
-// The correction holds 19 of 20 admitted requests to their estimate; as CostModel's p95.
-constexpr double kUp = 1 + 0.1 * 0.95;
-constexpr double kDown = 1 - 0.1 * 0.05;
+// The correction makes 19 of 20 waits as short as estimated; as CostModel's p95.
+constexpr double kUp = 1 + 0.04 * 0.95;
+constexpr double kDown = 1 - 0.04 * 0.05;
 constexpr double kLeastCorrection = 0.7;
 constexpr double kMostCorrection = 3;
 // Requests of one batch say the same, and must not say it fifty times.
 constexpr Nanoseconds kBetweenLessons = Milliseconds(2);
+// Shorter waits are as the machine's scheduler likes.
+constexpr Nanoseconds kShortWait = Milliseconds(1);
 
 constexpr Nanoseconds kMostPushback = std::chrono::seconds(10);
 
@@ -69,10 +71,9 @@ Status Admission::decide(const BatchPolicy& batch, const CostModel& cost, const 
                          TimePoint& expected) {
   const std::optional<Estimate> raw = estimate(batch, cost, load, rows);
   if (!raw) return {};
-  expected = now + raw->wait + raw->execution;
+  expected = now + raw->wait;
   if (load.idle && load.rows_ahead == 0) return {};
-  const double factor = correction();
-  const Nanoseconds takes = scaled(raw->wait + raw->execution, factor);
+  const Nanoseconds takes = scaled(raw->wait, correction()) + raw->execution;
 
   if (!policy_.by_deadline) deadline = kNever;
   Refusal reason = Refusal::kDeadline;
@@ -118,7 +119,7 @@ Nanoseconds Admission::queue_limit(const Estimate& estimate, std::size_t instanc
 }
 
 void Admission::learn(TimePoint admitted, TimePoint expected, TimePoint now) {
-  if (expected <= admitted || now <= admitted) return;
+  if (expected - admitted < kShortWait) return;
   const TimePoint::rep last = learned_at_.load(kRelaxed);
   if (now.time_since_epoch() - Nanoseconds(last) < kBetweenLessons) return;
   learned_at_.store(now.time_since_epoch().count(), kRelaxed);

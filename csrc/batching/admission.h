@@ -11,7 +11,7 @@
 // Nothing is refused before the cost model has learned, nor while an instance is idle and nothing
 // queued: so a model that has become fast again is noticed. Lower priority levels are shed first: what
 // is ahead of them, and what will overtake them, is more.
-// Estimates are corrected by how late requests are that were admitted (learn()).
+// Estimated waits are corrected by what admitted requests did wait (learn()).
 //
 // Threads: any, without a lock. Pure but for that state: time is a parameter.
 #pragma once
@@ -62,16 +62,16 @@ class Admission {
   }
 
   // A request that arrived and would be queued now, behind `load`. Not OK: answer that. `expected` is
-  // when it should be done, for learn(); left alone when that is not known.
+  // when its batch should be taken, for learn(); left alone when that is not known.
   Status decide(const BatchPolicy& batch, const CostModel& cost, const Load& load,
                 TimePoint deadline, TimePoint arrived, int64_t rows, TimePoint now,
                 TimePoint& expected);
 
-  // A request that was admitted at `admitted`, to be done when `expected` said, was done (or is
+  // A request that was admitted at `admitted`, to be taken when `expected` said, was taken (or is
   // given up) now.
   void learn(TimePoint admitted, TimePoint expected, TimePoint now);
 
-  // What estimates are multiplied with.
+  // What estimated waits are multiplied with.
   double correction() const { return correction_.load(std::memory_order_relaxed); }
   uint64_t refused(Refusal reason) const {
     return refused_[static_cast<std::size_t>(reason)].load(std::memory_order_relaxed);

@@ -13,10 +13,16 @@ constexpr double kBusyEnough = 0.8;
 Cut cut_by_cost(const BatchPolicy& policy, const QueueView& queue, TimePoint now) {
   const std::vector<int64_t>& rows = queue.cumulative_rows;
   const CostModel& cost = *queue.cost;
-  const int64_t limit = batch_limit(policy, &cost);
+  int64_t limit = batch_limit(policy, &cost);
+  if (cost.learned()) {
+    // What larger batches cost is looked at now and then, if it is not known.
+    const int64_t widest = cost.largest_within(policy.latency_budget / 2, policy.max_rows);
+    if (limit < widest && rows.back() >= widest && !cost.fresh(widest)) limit = widest;
+  }
   const auto fitting = std::upper_bound(rows.begin(), rows.end(), limit) - rows.begin();
   const Cut go{std::max<std::size_t>(static_cast<std::size_t>(fitting), 1), kNever};
-  if (go.requests < rows.size() || rows.back() >= limit || queue.closed || queue.draining) {
+  if (go.requests < rows.size() || rows.back() >= limit || queue.closed || queue.draining ||
+      !cost.learned()) {
     return go;
   }
 
@@ -49,16 +55,19 @@ std::size_t BatchPolicy::level_of(uint64_t priority) const {
 }
 
 int64_t batch_limit(const BatchPolicy& policy, const CostModel* cost) {
-  if (policy.latency_budget <= Nanoseconds{0} || cost == nullptr || !cost->learned()) {
-    return policy.max_rows;
+  if (policy.latency_budget <= Nanoseconds{0} || cost == nullptr) return policy.max_rows;
+  if (!cost->learned()) {
+    // 1, 2, 4, 8: the largest may take far longer than the budget, and small ones teach as much.
+    const int64_t rows = int64_t{1} << (4 * cost->batches() / CostModel::kLearned);
+    return std::min(rows, policy.max_rows);
   }
-  return cost->largest_within(policy.latency_budget / 2, policy.max_rows);
+  return cost->efficient(cost->largest_within(policy.latency_budget / 2, policy.max_rows));
 }
 
 Cut cut_batch(const BatchPolicy& policy, const QueueView& queue, TimePoint now) {
   const std::vector<int64_t>& rows = queue.cumulative_rows;
   if (rows.empty()) return {};
-  if (policy.latency_budget > Nanoseconds{0} && queue.cost != nullptr && queue.cost->learned()) {
+  if (policy.latency_budget > Nanoseconds{0} && queue.cost != nullptr) {
     return cut_by_cost(policy, queue, now);
   }
   const Cut everything{rows.size(), kNever};

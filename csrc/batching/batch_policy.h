@@ -50,8 +50,9 @@ struct BatchPolicy {
   std::size_t level_of(uint64_t priority) const;
 };
 
-// The most rows of a batch: max_rows, or what the cost model says fits twice into the budget (a
-// request may have just missed the batch before).
+// The most rows of a batch: max_rows; with a budget, what the cost model says fits twice into it (a
+// request may have just missed the batch before), or fewer if those are executed as fast: one, when
+// a batch costs as much as its rows would one by one.
 int64_t batch_limit(const BatchPolicy& policy, const CostModel* cost);
 
 // What an instance sees: the longest run of compatible requests (same shapes, same optional inputs)

@@ -17,19 +17,18 @@ constexpr double kForget = 0.98;
 // Sizes must differ so much (standard deviation / mean) for a line through them.
 constexpr double kEnoughSpread = 0.1;
 // Steps of the p95 tracker: 19 small ones down balance one up.
-constexpr double kUp = 1 + 0.1 * 0.95;
-constexpr double kDown = 1 - 0.1 * 0.05;
+constexpr double kUp = 1 + 0.04 * 0.95;
+constexpr double kDown = 1 - 0.04 * 0.05;
 constexpr double kMostSpread = 4;
 // A batch that costs no more than this many times one row is as good as one row.
 constexpr double kHardlyMore = 1.25;
+// Rows a second that are as good as the most there are.
+constexpr double kAsFast = 0.95;
 
 }  // namespace
 
 double CostModel::mean_ns(int64_t rows) const {
-  const Bucket& bucket = buckets_[bucket_of(rows)];
-  if (bucket.count.load(kRelaxed) != 0 && batches() - bucket.last.load(kRelaxed) < kFresh) {
-    return bucket.mean_ns.load(kRelaxed);
-  }
+  if (fresh(rows)) return buckets_[bucket_of(rows)].mean_ns.load(kRelaxed);
   return fixed_ns_.load(kRelaxed) +
          row_ns_.load(kRelaxed) * std::max(static_cast<double>(rows), pivot_.load(kRelaxed));
 }
@@ -117,6 +116,17 @@ int64_t CostModel::largest_within(Nanoseconds budget, int64_t most) const {
     (mean_ns(middle) <= allowed ? good : bad) = middle;
   }
   return good;
+}
+
+int64_t CostModel::efficient(int64_t most) const {
+  const double enough = kAsFast * static_cast<double>(most) / mean_ns(most);
+  // 1, 2, 3, 4, 6, 8, 12, 16, ...
+  for (int64_t power = 1; power < most; power *= 2) {
+    for (const int64_t rows : {power, power + power / 2}) {
+      if (rows < most && static_cast<double>(rows) >= enough * mean_ns(rows)) return rows;
+    }
+  }
+  return most;
 }
 
 }  // namespace headrace

@@ -45,6 +45,15 @@ class CostModel {
   // The most rows, up to `most`, whose p95 is within the budget; but at least as many as cost hardly
   // more than one row does, for a budget that not even one keeps. At least 1.
   int64_t largest_within(Nanoseconds budget, int64_t most) const;
+  // The fewest rows that are executed about as fast, in rows a second, as `most` at a time: what
+  // larger batches add is latency. At least 1.
+  int64_t efficient(int64_t most) const;
+  // Whether batches of this size were seen lately.
+  bool fresh(int64_t rows) const {
+    const Bucket& bucket = buckets_[bucket_of(rows)];
+    return bucket.count.load(std::memory_order_relaxed) != 0 &&
+           batches() - bucket.last.load(std::memory_order_relaxed) < kFresh;
+  }
 
  private:
   // Sizes to 16 have a bucket each, then there are eight an octave.

@@ -114,7 +114,7 @@ struct RequestTimes {
   TimePoint input_done;
   TimePoint infer_done;
   TimePoint done;
-  // When it should be done, as estimated when it was queued; the epoch: not estimated.
+  // When it should be batched, as estimated when it was queued; the epoch: not estimated.
   TimePoint expected;
 };
 

@@ -270,7 +270,7 @@ void ModelVersion::serve(Batch& batch, Instance& instance, bool on_io_thread) {
     batcher_->executed(batch.rows, took);
   }
   const RequestTimes& times = batch.requests.front()->times;
-  if (times.expected != TimePoint{}) admission_.learn(times.queued, times.expected, now);
+  if (times.expected != TimePoint{}) admission_.learn(times.queued, times.expected, batch.taken);
   if (gate_ != nullptr) {
     gate_->release(batch.sequence, std::move(batch.requests));
   } else {

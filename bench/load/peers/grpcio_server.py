@@ -9,6 +9,7 @@ import asyncio
 import signal
 from concurrent import futures
 
+import device
 import grpc
 from tritonclient.grpc import service_pb2, service_pb2_grpc
 
@@ -18,6 +19,7 @@ def infer(request: service_pb2.ModelInferRequest) -> service_pb2.ModelInferRespo
     if len(request.inputs) != 1 or len(request.raw_input_contents) != 1:
         raise ValueError("this model takes one input with raw contents")
     source = request.inputs[0]
+    device.run(source.shape[0])
     response = service_pb2.ModelInferResponse(
         model_name=request.model_name, model_version="1", id=request.id
     )

@@ -29,10 +29,10 @@ from typing import Any
 
 CONFIG = """name: "identity"
 backend: "python"
-max_batch_size: 128
+max_batch_size: {max_batch_size}
 input [ {{ name: "X" data_type: TYPE_FP32 dims: [ 16 ] }} ]
 output [ {{ name: "Y" data_type: TYPE_FP32 dims: [ 16 ] }} ]
-dynamic_batching {{ }}
+dynamic_batching {{ {batching} }}
 instance_group [ {{ kind: KIND_CPU count: 1 }} ]
 response_cache {{ enable: {cache} }}
 """
@@ -49,7 +49,7 @@ def package_root() -> Path:
     return Path(str(module.__file__)).parent
 
 
-def run_tritonserver(mode: str, port: int, work: Path) -> None:
+def run_tritonserver(mode: str, port: int, work: Path, max_batch_size: int, batching: str) -> None:
     """Replaces this process by tritonserver; ``work`` gets the repository and the backends."""
     dist = package_root() / "tritonserver"
     repository = work / "models"
@@ -65,7 +65,12 @@ def run_tritonserver(mode: str, port: int, work: Path) -> None:
         folder = repository / "identity" / "1"
         folder.mkdir(parents=True)
         shutil.copy(Path(__file__).with_name("triton_python_model.py"), folder / "model.py")
-        config = CONFIG.format(cache="true" if mode == "cached" else "false")
+        shutil.copy(Path(__file__).with_name("device.py"), folder)
+        config = CONFIG.format(
+            cache="true" if mode == "cached" else "false",
+            max_batch_size=max_batch_size,
+            batching=batching,
+        )
         (folder.parent / "config.pbtxt").write_text(config)
 
     command = [
@@ -127,12 +132,14 @@ def main() -> None:
     parser.add_argument(
         "--work", type=Path, help="empty folder for the model repository (default: a temporary one)"
     )
+    parser.add_argument("--max-batch-size", type=int, default=128)
+    parser.add_argument("--batching", default="", help="what dynamic_batching { } holds")
     options = parser.parse_args()
     if options.mode == "pytriton":
         run_pytriton(options.port)
     else:
         work = options.work or Path(tempfile.mkdtemp(prefix="triton-peer-"))
-        run_tritonserver(options.mode, options.port, work)
+        run_tritonserver(options.mode, options.port, work, options.max_batch_size, options.batching)
 
 
 if __name__ == "__main__":

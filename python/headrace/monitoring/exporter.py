@@ -146,7 +146,7 @@ _ADMISSION_GAUGES = (
         "headrace_estimate_correction",
         "correction",
         1.0,
-        "What estimates are multiplied with: above 1 when admitted requests were late",
+        "What estimated waits are multiplied with; above 1 when requests waited longer",
     ),
     (
         "headrace_batch_cost_fixed_seconds",

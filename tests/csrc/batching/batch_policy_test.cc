@@ -118,16 +118,27 @@ TEST_CASE("latency budget: waits only while that gains throughput that is needed
   CHECK(given.cut({1}, 2000, 195ms).requests == 1);
 }
 
-TEST_CASE("latency budget: before the cost model has learned, as without one") {
+TEST_CASE("latency budget: before the cost model has learned, small batches teach it") {
   BatchPolicy policy;
-  policy.max_rows = 8;
+  policy.max_rows = 64;
   policy.latency_budget = 1ms;
   policy.max_queue_delay = 100us;
+  CostModel cost;
+  std::vector<int64_t> rows;
+  for (int64_t i = 1; i <= 64; ++i) rows.push_back(i);
+  std::vector<std::size_t> taken;
+  while (!cost.learned()) {
+    QueueView view{rows, TimePoint{1h}, true, false};
+    view.cost = &cost;
+    taken.push_back(cut_batch(policy, view, TimePoint{1h}).requests);
+    cost.record(static_cast<int64_t>(taken.back()), taken.back() * 1ms);
+  }
+  CHECK(taken.front() == 1);
+  CHECK(taken.back() == 8);
+  CHECK(cost.per_row() > 900us);  // and a line is through them
+  const std::vector<int64_t> one = {1};
   const CostModel unknown;
-  const std::vector<int64_t> rows = {1, 2};
-  QueueView view{rows, TimePoint{1h}, false, false};
+  QueueView view{one, TimePoint{1h}, false, false};
   view.cost = &unknown;
-  CHECK(cut_batch(policy, view, TimePoint{1h}).requests == 0);
-  view.oldest_queued = TimePoint{1h} - 200us;
-  CHECK(cut_batch(policy, view, TimePoint{1h}).requests == 2);
+  CHECK(cut_batch(policy, view, TimePoint{1h}).requests == 1);
 }

@@ -107,6 +107,22 @@ TEST_CASE("the largest batch within a budget") {
   CHECK(cost.largest_within(1us, 1) == 1);
 }
 
+TEST_CASE("the batch that is as fast as the largest") {
+  CostModel shares;  // 2 ms + 0.5 ms a row
+  CostModel linear;
+  for (int i = 0; i < 200; ++i) {
+    const int64_t rows = 1 + i % 32;
+    shares.record(rows, cost_of(rows));
+    linear.record(rows, rows * 500us);
+  }
+  CHECK(linear.efficient(32) == 1);
+  CHECK(shares.efficient(32) >= 24);  // a tenth fewer rows a second than 32 would do with 16
+  CHECK(shares.efficient(1) == 1);
+  CHECK(linear.fresh(32));
+  for (int i = 0; i < 600; ++i) linear.record(1, 500us);
+  CHECK_FALSE(linear.fresh(32));
+}
+
 TEST_CASE("any sizes and times, from many threads") {
   CostModel cost;
   std::vector<std::thread> threads;
