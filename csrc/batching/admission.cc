@@ -9,9 +9,9 @@ namespace {
 
 constexpr auto kRelaxed = std::memory_order_relaxed;
 
-// The correction makes 19 of 20 waits as short as estimated; as CostModel's p95.
-constexpr double kUp = 1 + 0.04 * 0.95;
-constexpr double kDown = 1 - 0.04 * 0.05;
+// The correction follows the last twenty lessons or so; one of them says at most this.
+constexpr double kGain = 0.05;
+constexpr double kMostLesson = 4;
 constexpr double kLeastCorrection = 0.7;
 constexpr double kMostCorrection = 3;
 // Requests of one batch say the same, and must not say it fifty times.
@@ -41,29 +41,33 @@ std::string milliseconds(Nanoseconds time) {
 std::optional<Estimate> estimate(const BatchPolicy& policy, const CostModel& cost, const Load& load,
                                  int64_t rows) {
   if (!cost.learned()) return std::nullopt;
-  const auto instances = static_cast<double>(load.instances);
   rows = std::max<int64_t>(rows, 1);
-  if (policy.max_rows <= 1) {
-    // A request is a batch, however many rows it has: rows_ahead are requests.
-    const Nanoseconds one = cost.mean(cost.typical_rows());
-    const double overtaking = load.overtaking_per_s * static_cast<double>(one.count()) / 1e9;
-    const double share = std::max(1 - overtaking / instances, kLeastShare);
-    const Nanoseconds ahead = scaled(one, static_cast<double>(load.rows_ahead) / instances);
-    return Estimate{scaled(load.free_in + ahead, 1 / share), cost.p95(rows)};
-  }
-  const int64_t most = batch_limit(policy, &cost);
-  const Nanoseconds full = cost.mean(most);
-  const auto batches = static_cast<double>((load.rows_ahead + rows - 1) / most);
-  Nanoseconds wait = load.free_in + scaled(full, batches / instances);
+  // Without batching a request is a batch, however many rows it has: rows_ahead are requests.
+  const bool batching = policy.max_rows > 1;
+  const int64_t most = batching ? batch_limit(policy, &cost) : 1;
+  const Nanoseconds full = cost.mean(batching ? most : cost.typical_rows());
+  const int64_t ahead = batching ? (load.rows_ahead + rows - 1) / most : load.rows_ahead;
+  const auto instances = static_cast<double>(load.instances);
+  const double batches = static_cast<double>(ahead) / instances;
+
+  Estimate result;
+  result.wait = load.free_in + scaled(full, batches);
   if (load.overtaking_per_s > 0) {
-    const double full_s = std::chrono::duration<double>(full).count();
-    const double overtaking = load.overtaking_per_s * full_s / static_cast<double>(most);
-    wait = scaled(wait, 1 / std::max(1 - overtaking / instances, kLeastShare));
+    const double row_s = std::chrono::duration<double>(full).count() / static_cast<double>(most);
+    const double share = 1 - load.overtaking_per_s * row_s / instances;
+    result.wait = scaled(result.wait, 1 / std::max(share, kLeastShare));
   }
-  const double joining = load.rows_per_s * std::chrono::duration<double>(wait).count();
-  const double together = static_cast<double>(load.rows_ahead % most + rows) + joining;
-  const int64_t own = together < static_cast<double>(most) ? static_cast<int64_t>(together) : most;
-  return Estimate{wait, cost.p95(std::max(own, rows))};
+  int64_t own = rows;
+  if (batching) {
+    const double joining = load.rows_per_s * std::chrono::duration<double>(result.wait).count();
+    const double together = static_cast<double>(load.rows_ahead % most + rows) + joining;
+    own = together < static_cast<double>(most) ? static_cast<int64_t>(together) : most;
+    own = std::max(own, rows);
+  }
+  result.execution = cost.mean(own);
+  const double summed = 1 + batches + (load.free_in > Nanoseconds{0} ? 1 : 0);
+  result.margin = scaled(cost.p95(own) - result.execution, std::sqrt(summed));
+  return result;
 }
 
 Status Admission::decide(const BatchPolicy& batch, const CostModel& cost, const Load& load,
@@ -73,7 +77,7 @@ Status Admission::decide(const BatchPolicy& batch, const CostModel& cost, const 
   if (!raw) return {};
   expected = now + raw->wait;
   if (load.idle && load.rows_ahead == 0) return {};
-  const Nanoseconds takes = scaled(raw->wait, correction()) + raw->execution;
+  const Nanoseconds takes = scaled(raw->wait, correction()) + raw->execution + raw->margin;
 
   if (!policy_.by_deadline) deadline = kNever;
   Refusal reason = Refusal::kDeadline;
@@ -124,9 +128,11 @@ void Admission::learn(TimePoint admitted, TimePoint expected, TimePoint now) {
   if (now.time_since_epoch() - Nanoseconds(last) < kBetweenLessons) return;
   learned_at_.store(now.time_since_epoch().count(), kRelaxed);
   const double correction = correction_.load(kRelaxed);
-  const bool late = now - admitted > scaled(expected - admitted, correction);
-  correction_.store(
-      std::clamp(correction * (late ? kUp : kDown), kLeastCorrection, kMostCorrection), kRelaxed);
+  const auto took = static_cast<double>((now - admitted).count());
+  const auto estimated = static_cast<double>((expected - admitted).count());
+  const double lesson = std::clamp(took / estimated, 0.0, kMostLesson);
+  const double next = correction + (lesson - correction) * kGain;
+  correction_.store(std::clamp(next, kLeastCorrection, kMostCorrection), kRelaxed);
 }
 
 Milliseconds Admission::pushback(Nanoseconds late) {

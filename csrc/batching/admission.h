@@ -2,7 +2,7 @@
 // cost tell when it would be done; a request that would be late is refused at once, RESOURCE_EXHAUSTED
 // with the time after which to try again, instead of being executed for nobody.
 //
-//   - A request with a deadline is refused when wait + p95 of its batch's time is past it.
+//   - A request with a deadline is refused when the p95 of its wait and its batch's time is past it.
 //   - With a latency budget (an SLO), that is every request's deadline, unless its own is sooner.
 //   - Otherwise, if asked for, CoDel (RFC 8289, in the form of Maurer, "Fail at Scale", 2015): its wait
 //     is held to `queue_interval`, and to `queue_target` (but at least the batch after next) once it
@@ -11,7 +11,7 @@
 // Nothing is refused before the cost model has learned, nor while an instance is idle and nothing
 // queued: so a model that has become fast again is noticed. Lower priority levels are shed first: what
 // is ahead of them, and what will overtake them, is more.
-// Estimated waits are corrected by what admitted requests did wait (learn()).
+// Estimated waits are corrected by what admitted requests did wait on average (learn()).
 //
 // Threads: any, without a lock. Pure but for that state: time is a parameter.
 #pragma once
@@ -40,7 +40,10 @@ struct AdmissionPolicy {
 
 struct Estimate {
   Nanoseconds wait{0};       // until its batch is taken
-  Nanoseconds execution{0};  // p95 of that batch
+  Nanoseconds execution{0};  // of that batch
+  // What 19 of 20 requests keep to beyond these: batches vary, and the sum of n of them by sqrt(n) as
+  // much as one.
+  Nanoseconds margin{0};
 };
 // When a request of so many rows would be answered. nullopt: nothing is known yet.
 std::optional<Estimate> estimate(const BatchPolicy& policy, const CostModel& cost, const Load& load,

@@ -74,6 +74,7 @@ TEST_CASE("an estimate without batching counts requests") {
   const Estimate estimated = *estimate(model.batch, cost, model.busy(4, 2ms), 3);
   CHECK(ms(estimated.wait) == doctest::Approx(2 + 4 * 6));
   CHECK(ms(estimated.execution) == doctest::Approx(6).epsilon(0.05));
+  CHECK(estimated.margin >= 0ns);
 }
 
 TEST_CASE("with a deadline: refused when it cannot be kept, told when to come back") {
