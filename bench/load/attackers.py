@@ -145,11 +145,18 @@ def _hpack_bomb() -> bytes:
     return opened(1, large) + b"".join(opened(i, bomb) for i in range(3, 400, 2))
 
 
-def _gzip_bomb() -> bytes:
-    squeeze = zlib.compressobj(9, wbits=31)
-    bomb = b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(1024)) + squeeze.flush()
-    block = request(INFER, ("grpc-encoding", "gzip"))
-    return b"".join(opened(i, block) + data(i, message(bomb, flag=1)) for i in odd(2))
+def squeezed(mebibytes: int, wbits: int) -> bytes:
+    squeeze = zlib.compressobj(9, wbits=wbits)
+    zeros = bytes(1 << 20)
+    return b"".join(squeeze.compress(zeros) for _ in range(mebibytes)) + squeeze.flush()
+
+
+def _bombs(encoding: str, mebibytes: int, count: int, size: bytes = b"") -> bytes:
+    """Calls that inflate to zeros; with `size` in place of what gzip says about itself."""
+    bomb = squeezed(mebibytes, wbits=31 if encoding == "gzip" else 15)
+    block = request(INFER, ("grpc-encoding", encoding))
+    body = message(bomb[: len(bomb) - len(size)] + size, flag=1)
+    return b"".join(opened(i, block) + data(i, body) for i in odd(count))
 
 
 def _upload() -> bytes:
@@ -179,7 +186,24 @@ ATTACKS: dict[str, Attack] = {
     "empty DATA flood": Attack("", lambda: opened(1, LIVE_BLOCK), lambda: frame(DATA, 0, 1) * 3000),
     "HPACK bomb": Attack("a 3 KB field of the table, 16,000 times a list", _hpack_bomb),
     "gzip bomb": Attack(
-        "1 MB that inflates to 1 GiB; fails as a call", _gzip_bomb, ends=False, reads=True
+        "1 MB that inflates to 1 GiB; fails as a call, and again",
+        lambda: _bombs("gzip", 1024, 16),
+        reads=True,
+    ),
+    "gzip bomb that lies": Attack(
+        "says 32 MiB and inflates to 1 GiB",
+        lambda: _bombs("gzip", 1024, 16, size=struct.pack("<I", 31 << 20)),
+        reads=True,
+    ),
+    "deflate bomb": Attack(
+        "as the gzip bomb, and does not say what it is",
+        lambda: _bombs("deflate", 1024, 16),
+        reads=True,
+    ),
+    "small gzip bombs": Attack(
+        "16 KB that inflate to 16 MiB, which is allowed, of nonsense",
+        lambda: _bombs("gzip", 16, 200),
+        reads=True,
     ),
     "slow headers": Attack(
         "a byte a second",

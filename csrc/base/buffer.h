@@ -9,6 +9,8 @@
 //   BufferRef other = message;               // same bytes, one more owner
 #pragma once
 
+#include <sys/mman.h>
+
 #include <atomic>
 #include <cassert>
 #include <cstddef>
@@ -45,6 +47,18 @@ class BufferRef {
     return ref;
   }
 
+  // The same from pages of its own, which go back to the system with the last owner: for large blocks that
+  // are rare. They cost nothing before they are written to, and a page fault each then.
+  static BufferRef map(std::size_t size) {
+    const std::size_t mapped = sizeof(Block) + size;
+    void* memory =
+        ::mmap(nullptr, mapped, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS, -1, 0);
+    if (memory == MAP_FAILED) throw std::bad_alloc();
+    BufferRef ref;
+    ref.block_ = new (memory) Block{size, memory, mapped};
+    return ref;
+  }
+
   std::byte* data() { return bytes(); }
   const std::byte* data() const { return bytes(); }
   std::size_t size() const { return block_ == nullptr ? 0 : block_->size; }
@@ -68,18 +82,24 @@ class BufferRef {
     Block* block = std::exchange(block_, nullptr);
     if (block != nullptr && block->references.fetch_sub(1, std::memory_order_acq_rel) == 1) {
       void* memory = block->memory;
+      const std::size_t mapped = block->mapped;
       block->~Block();
-      ::operator delete(memory);
+      if (mapped != 0) {
+        ::munmap(memory, mapped);
+      } else {
+        ::operator delete(memory);
+      }
     }
   }
 
  private:
   static constexpr std::uintptr_t kAlignment = 64;
   struct alignas(kAlignment) Block {
-    Block(std::size_t n, void* m) : size(n), memory(m) {}
+    Block(std::size_t n, void* m, std::size_t length = 0) : size(n), memory(m), mapped(length) {}
     std::atomic<std::size_t> references{1};
     std::size_t size;
-    void* memory;  // what operator new answered
+    void* memory;        // what operator new answered, or mmap:
+    std::size_t mapped;  // so much
   };
 
   std::byte* bytes() const {

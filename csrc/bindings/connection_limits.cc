@@ -26,6 +26,7 @@ struct Field {
 constexpr auto kFields = std::to_array<Field>({
     {"max_connections", &ConnectionLimits::max_connections},
     {"max_connections_per_peer", &ConnectionLimits::max_connections_per_peer},
+    {"untrusted_percent", &ConnectionLimits::untrusted_percent},
     {"max_tls_handshakes", &ConnectionLimits::max_tls_handshakes},
     {"max_concurrent_streams", &ConnectionLimits::max_concurrent_streams},
     {"max_header_list_bytes", &ConnectionLimits::max_header_list_bytes},

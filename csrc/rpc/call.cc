@@ -9,13 +9,6 @@
 namespace headrace {
 namespace {
 
-// A message that inflates to more than this must not have been smaller than a part of it: a megabyte
-// may claim a gigabyte otherwise (deflate's limit is 1032 to 1), which an I/O thread would inflate.
-constexpr std::size_t kFreelyInflated = std::size_t{16} << 20;
-constexpr std::size_t kMostInflation = 32;
-// To find that out took an I/O thread milliseconds: five of them at once end the connection.
-constexpr uint64_t kInflationGlitches = 2000;
-
 constexpr HeaderField kStatus200{":status", "200", true};
 constexpr HeaderField kContentType{"content-type", "application/grpc", true};
 constexpr HeaderField kAcceptEncodingField{"grpc-accept-encoding", kAcceptEncoding, true};
@@ -105,6 +98,8 @@ void Call::open(Stream& stream) {
   prefix_size_ = 0;
   have_message_ = compressed_ = false;
   message_size_ = received_ = 0;
+  inflated_ = 0;
+  glitches_ = 0;
   credit_ = held_offset_ = delivered_ = 0;
   delivering_ = half_closed_ = end_told_ = false;
   context = nullptr;
@@ -297,7 +292,7 @@ bool Call::parse(std::span<const std::byte>& bytes) {
 void Call::on_data(std::span<const std::byte> bytes) {
   if (state_ == State::kHandled && streams()) {
     // Held bytes come first, and there are none while there is credit.
-    const std::size_t taken = credit_ == 0 ? 0 : deliver(bytes);
+    const std::size_t taken = credit_ == 0 || inflation_queued_ ? 0 : deliver(bytes);
     if (state_ == State::kHandled && taken < bytes.size()) hold(bytes.subspan(taken));
     return;
   }
@@ -322,40 +317,22 @@ void Call::on_end() {
 }
 
 void Call::begin() {
-  BufferRef message;
-  if (!take_message(message)) return;
+  state_ = State::kInflating;
+  if (!compressed_ || inflate()) hand_over();
+}
+
+void Call::hand_over() {
+  BufferRef message = std::move(message_);
+  if (streams()) {
+    have_message_ = false;
+    --credit_;
+    delivered_ += message.size();
+    stream_->message_complete();
+    return method_->handler->on_message(*this, std::move(message));
+  }
   state_ = State::kHandled;
   stream_->message_complete();
   method_->handler->on_unary(*this, std::move(message));
-}
-
-bool Call::take_message(BufferRef& message) {
-  message = std::move(message_);
-  if (!compressed_) return true;
-  const std::size_t packed = message.size();
-  const std::size_t limit =
-      std::min(method_->max_message_bytes, std::max(kFreelyInflated, packed * kMostInflation));
-  std::size_t granted = 0;
-  Result<BufferRef> inflated =
-      inflate_message(encoding_, message.span(), limit, [&](std::size_t more) {
-        if (!set_->budget_.take(more)) return false;
-        charged_ += more;
-        stream_->charge(more);
-        granted += more;
-        return true;
-      });
-  if (!inflated) {
-    const Status& error = inflated.error();
-    if (error.code() == StatusCode::kResourceExhausted && error.message() != kBudgetFull) {
-      stream_->count_glitches(kInflationGlitches);
-    }
-    abort(error);
-    return false;
-  }
-  message = *std::move(inflated);
-  // A streamed message is charged with its size, which its handler releases.
-  give_back(streams() ? packed + granted - message.size() : packed);
-  return true;
 }
 
 std::size_t Call::deliver(std::span<const std::byte> bytes) {
@@ -363,13 +340,8 @@ std::size_t Call::deliver(std::span<const std::byte> bytes) {
   delivering_ = true;
   while (credit_ != 0 && !bytes.empty() && state_ == State::kHandled) {
     if (!parse(bytes) || !message_complete()) continue;
-    BufferRef message;
-    if (!take_message(message)) break;
-    have_message_ = false;
-    --credit_;
-    delivered_ += message.size();
-    stream_->message_complete();
-    method_->handler->on_message(*this, std::move(message));
+    if (compressed_ && !inflate()) break;
+    hand_over();
   }
   delivering_ = false;
   const std::size_t taken = offered - bytes.size();
@@ -387,7 +359,7 @@ void Call::hold(std::span<const std::byte> bytes) {
 }
 
 void Call::deliver_held() {
-  if (delivering_) return;  // who delivers goes on with the new credit
+  if (delivering_ || inflation_queued_) return;  // who delivers goes on with the new credit
   if (credit_ != 0 && held_offset_ < held_.size()) {
     const std::size_t taken = deliver(std::span<const std::byte>(held_).subspan(held_offset_));
     if (state_ != State::kHandled) return;
@@ -415,6 +387,7 @@ void Call::request_messages(std::size_t count) {
 
 void Call::release(std::size_t bytes) {
   delivered_ -= std::min(bytes, delivered_);
+  if (inflated_ != 0) give_back_inflated(bytes);
   give_back(bytes);
 }
 
@@ -423,11 +396,13 @@ void Call::give_back(std::size_t bytes) {
   charged_ -= bytes;
   set_->budget_.give(bytes);
   stream_->discharge(bytes);
+  if (!set_->parked_.empty()) set_->unpark();
 }
 
 std::size_t Call::whole_bytes() const {
   if (state_ == State::kFinished || state_ == State::kReceiving) return 0;
-  return streams() ? delivered_ : charged_;
+  if (!streams()) return charged_;
+  return delivered_ + (inflation_queued_ ? message_.size() + inflated_ : 0);
 }
 
 Encoding Call::set_compression(Encoding encoding) {
@@ -559,9 +534,13 @@ void Call::finished(StatusCode code) {
   state_ = State::kFinished;
   ++generation_;
   set_->timers_.cancel(timer_);
+  if (code != StatusCode::kOk && glitches_ != 0) stream_->count_glitches(glitches_);
+  inflation_.reset();  // before the message that it reads
+  inflation_queued_ = false;
   message_.reset();
   held_ = {};
   delivered_ = 0;
+  if (inflated_ != 0) give_back_inflated(inflated_);
   give_back(charged_);
   set_->counters_.finished.add();
   set_->counters_.finished_by_code[static_cast<std::size_t>(code)].add();
@@ -617,10 +596,15 @@ StreamHandler* CallSet::open(Stream& stream) {
 }
 
 Call* CallSet::find(uint64_t id) {
+  Call* call = find_any(id);
+  return call != nullptr && call->state_ == Call::State::kHandled ? call : nullptr;
+}
+
+Call* CallSet::find_any(uint64_t id) {
   const auto index = static_cast<std::size_t>(id & 0xffffffff);
   if (index >= calls_.size()) return nullptr;
   Call& call = *calls_[index];
-  return call.id() == id && call.state_ == Call::State::kHandled ? &call : nullptr;
+  return call.id() == id && call.state_ != Call::State::kFinished ? &call : nullptr;
 }
 
 void CallSet::fail_all(const Status& status) {

@@ -25,6 +25,9 @@
 // without credit at most the stream's window of raw bytes is held; with credit also the one message that is
 // being put together. All of it, and messages that were handed over until release(), is charged to the
 // ReceiveBudget. Responses: see writable().
+//
+// Compressed messages are inflated on the I/O thread, small ones as they come. Larger ones wait in the
+// CallSet's queue and are inflated one after the other, a slice a turn.
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
@@ -44,11 +47,13 @@
 #include "base/buffer.h"
 #include "base/clock.h"
 #include "base/counter.h"
+#include "base/fifo.h"
 #include "base/snapshot.h"
 #include "base/status.h"
 #include "base/timer_wheel.h"
 #include "rpc/authorizer.h"
 #include "rpc/compression.h"
+#include "transport/event_loop.h"
 #include "transport/stream.h"
 
 namespace headrace {
@@ -211,8 +216,9 @@ class Call final : public StreamHandler {
  private:
   friend class CallSet;
   // Of a unary request: kReceiving, the handler has not got it; kWaiting, nor will it before the client
-  // has taken other answers. kHandled: the handler has it.
-  enum class State : uint8_t { kReceiving, kWaiting, kHandled, kFinished };
+  // has taken other answers; kInflating, nor before it is inflated. kHandled: the handler has it.
+  enum class State : uint8_t { kReceiving, kWaiting, kInflating, kHandled, kFinished };
+  enum class Inflating : uint8_t { kMore, kDone, kParked, kEnded };
   struct Field {
     uint32_t name_size;
     uint32_t value_size;
@@ -230,8 +236,17 @@ class Call final : public StreamHandler {
   // Gives the request, which is whole, to its handler.
   void begin();
   void give_back(std::size_t bytes);
-  // The complete message, inflated. False: the call was ended.
-  bool take_message(BufferRef& message);
+  // Of inflated_, beside give_back().
+  void give_back_inflated(std::size_t bytes);
+  // The complete message, which is inflated: to the handler.
+  void hand_over();
+  // Makes message_ the inflated one. False: later, by CallSet, or the call was ended.
+  bool inflate();
+  // A piece of it. kParked: its connection holds too much. kEnded: the call was ended.
+  Inflating inflate_piece();
+  void inflated();
+  // CallSet inflated it: goes on with it.
+  void resume();
   // Streamed requests: delivers from `bytes` what credit allows; answers how many it took.
   std::size_t deliver(std::span<const std::byte> bytes);
   void deliver_held();
@@ -278,6 +293,10 @@ class Call final : public StreamHandler {
   std::size_t message_size_ = 0;  // declared
   std::size_t received_ = 0;
   std::size_t charged_ = 0;  // to the budget
+  std::unique_ptr<Inflation> inflation_;
+  bool inflation_queued_ = false;
+  std::size_t inflated_ = 0;  // of charged_
+  uint64_t glitches_ = 0;     // what the client is blamed for if the call fails
 
   // Streamed requests.
   std::size_t credit_ = 0;
@@ -290,7 +309,9 @@ class Call final : public StreamHandler {
 };
 
 // The calls of one event loop.
-class CallSet final : public StreamAcceptor {
+class CallSet final : public StreamAcceptor,
+                      public EventLoop::TurnEnd,
+                      public EventLoop::UntrustedWork {
  public:
   // `now` is the loop's clock, read once a turn.
   CallSet(const MethodTable& methods, ReceiveBudget& budget, TimerWheel& timers,
@@ -309,14 +330,29 @@ class CallSet final : public StreamAcceptor {
   void refuse_new(Status status) { refuse_ = std::move(status); }
   // Every call is checked against the newest policy. Without this, none is (tests). Before the loop runs.
   void set_access(const Snapshot<AccessPolicy>& policy) { access_.emplace(policy); }
+  // Spreads the inflation of messages over this loop's turns; without it each is inflated when it is whole.
+  // Before the loop runs.
+  void spread_over(EventLoop& loop) { loop_ = &loop; }
   // How responses are compressed unless their call says otherwise. Before the loop runs.
   void set_compression(Encoding encoding) { compression_ = encoding; }
 
   const RpcCounters& counters() const { return counters_; }
 
+  void on_turn_end() override;
+  void on_untrusted_turn() override;
+
  private:
   friend class Call;
   void recycle(Call& call);
+  // Whether so much may be inflated at once.
+  bool inflates_now(std::size_t bytes);
+  void inflate_later(Call& call);
+  // Parked ones try again: a call has given memory back.
+  void unpark();
+  void request_turn(bool trusted);
+  // A piece of the first of them. False: there is none.
+  bool inflate_some(bool trusted);
+  Call* find_any(uint64_t id);
 
   const MethodTable& methods_;
   ReceiveBudget& budget_;
@@ -327,6 +363,16 @@ class CallSet final : public StreamAcceptor {
   Encoding compression_ = Encoding::kIdentity;
   std::optional<SnapshotReader<AccessPolicy>> access_;
   Counter active_;
+
+  // What is to be inflated, by Call::id(): of trusted connections, and of others, [0], which share the
+  // loop's untrusted turns.
+  EventLoop* loop_ = nullptr;
+  std::array<Fifo<uint64_t>, 2> inflating_;
+  std::array<bool, 2> turn_requested_{};
+  std::vector<uint64_t> parked_;
+  TimePoint turn_;  // that inflated_in_turn_ counts
+  std::size_t inflated_in_turn_ = 0;
+
   std::vector<std::unique_ptr<Call>> calls_;
   std::vector<uint32_t> free_;
 };

@@ -4,7 +4,6 @@
 
 #include <algorithm>
 #include <cstring>
-#include <limits>
 #include <string>
 
 namespace headrace {
@@ -77,71 +76,121 @@ std::optional<BufferRef> compress_message(Encoding encoding, std::span<const std
   return out;
 }
 
+// What a message is inflated with. Its window and the scratch make it some 100 KiB.
+struct Inflation::State {
+  z_stream stream{};
+  std::unique_ptr<std::byte[]> scratch;  // while measuring: the last piece
+
+  ~State() { inflateEnd(&stream); }
+};
+
+Inflation::Inflation(Encoding encoding, std::span<const std::byte> message, std::size_t limit)
+    : encoding_(encoding), message_(message), limit_(limit) {
+  // RFC 1952: the size modulo 2^32 is the last field of the one member that a message has.
+  constexpr std::size_t kLeastGzip = 18;
+  if (encoding != Encoding::kGzip || message.size() < kLeastGzip) return;
+  const std::byte* last = message.data() + message.size() - 4;
+  for (std::size_t i = 4; i-- > 0;) size_ = size_ << 8 | static_cast<std::size_t>(last[i]);
+  measured_ = size_ <= limit;
+  over_limit_ = !measured_;
+}
+
+Inflation::~Inflation() = default;
+
+void Inflation::rest() {
+  state_.reset();
+  used_ = 0;
+}
+
+void Inflation::allocate() {
+  // Larger ones are rare, and would stay with the allocator.
+  constexpr std::size_t kMappedBytes = std::size_t{4} << 20;
+  out_ = size_ < kMappedBytes ? BufferRef::allocate(size_) : BufferRef::map(size_);
+  if (state_ && state_->scratch) {
+    // All of it was in the piece that measured it.
+    std::memcpy(out_.data(), state_->scratch.get(), size_);
+    done_ = true;
+    state_.reset();
+  }
+}
+
+Status Inflation::inflate_piece(std::size_t room, std::byte* to, bool& ended) {
+  z_stream& stream = state_->stream;
+  Bytef extra = 0;  // with no room, one byte tells whether the message ends here
+  stream.next_out = room == 0 ? &extra : reinterpret_cast<Bytef*>(to);
+  stream.avail_out = room == 0 ? 1 : static_cast<uInt>(std::min(room, kPieceBytes));
+  const uInt offered = stream.avail_out;
+  const int rc = inflate(&stream, Z_NO_FLUSH);
+  const std::size_t made = offered - stream.avail_out;
+  used_ += made;
+  work_ += made;
+  ended = rc == Z_STREAM_END;
+  // With no room, more than gzip had said.
+  if ((rc != Z_OK && rc != Z_BUF_ERROR && !ended) || (room == 0 && made != 0)) {
+    return Status::internal("the compressed message cannot be decompressed");
+  }
+  if (ended && stream.avail_in != 0) {
+    return Status::internal("the compressed message is followed by other bytes");
+  }
+  // It wants more input, and there is none.
+  if (!ended && stream.avail_out != 0) {
+    return Status::internal("the compressed message is truncated");
+  }
+  return {};
+}
+
+Status Inflation::run() {
+  if (!state_) {
+    state_ = std::make_unique<State>();
+    // zlib counts in 32 bits; a message never exceeds 2^32 - 1 bytes (its length prefix).
+    state_->stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(message_.data()));
+    state_->stream.avail_in = static_cast<uInt>(message_.size());
+    // +16: gzip wrapper; otherwise zlib's own, which is what HTTP and gRPC call "deflate".
+    const int window = encoding_ == Encoding::kGzip ? MAX_WBITS + 16 : MAX_WBITS;
+    if (inflateInit2(&state_->stream, window) != Z_OK) {
+      return Status::resource_exhausted("cannot start decompressing the message");
+    }
+  }
+  bool ended = false;
+  if (measured_) {
+    Status status = inflate_piece(size_ - used_, out_.data() + used_, ended);
+    if (!status.ok() || !ended) return status;
+    if (used_ != size_) return Status::internal("the compressed message cannot be decompressed");
+    done_ = true;
+    state_.reset();
+    return {};
+  }
+  if (!state_->scratch) state_->scratch.reset(new std::byte[kPieceBytes]);
+  Status status = inflate_piece(kPieceBytes, state_->scratch.get(), ended);
+  if (!status.ok()) return status;
+  // The first piece tells whether it is of the encoding at all; then its size is believed.
+  if (used_ > limit_ || (over_limit_ && !ended)) {
+    return Status::resource_exhausted(
+        "Received message larger than max: it inflates to more than " + std::to_string(limit_) +
+        " bytes");
+  }
+  if (!ended) return {};
+  // gzip that had said otherwise never ends well: zlib compares.
+  measured_ = true;
+  size_ = used_;
+  if (size_ > kPieceBytes) rest();
+  return {};
+}
+
 Result<BufferRef> inflate_message(Encoding encoding, std::span<const std::byte> message,
                                   std::size_t limit,
                                   const std::function<bool(std::size_t)>& reserve) {
-  z_stream stream{};
-  // +16: gzip wrapper; otherwise zlib's own, which is what HTTP and gRPC call "deflate".
-  const int window = encoding == Encoding::kGzip ? MAX_WBITS + 16 : MAX_WBITS;
-  if (inflateInit2(&stream, window) != Z_OK) {
-    return Status::resource_exhausted("cannot start decompressing the message");
-  }
-  struct End {
-    z_stream& s;
-    ~End() { inflateEnd(&s); }
-  } const end{stream};
-
-  // zlib counts in 32 bits; a message never exceeds 2^32 - 1 bytes (its length prefix).
-  stream.next_in = reinterpret_cast<Bytef*>(const_cast<std::byte*>(message.data()));
-  stream.avail_in = static_cast<uInt>(message.size());
-  const std::size_t first = std::min<std::size_t>(
-      limit, std::max<std::size_t>(1024, std::min<std::size_t>(message.size() * 4, 1 << 20)));
-  if (!reserve(first)) return Status::resource_exhausted(std::string(kBudgetFull));
-  BufferRef out = BufferRef::allocate(first);
-  std::size_t used = 0;
-  for (;;) {
-    const std::size_t room = out.size() - used;
-    stream.next_out = reinterpret_cast<Bytef*>(out.data() + used);
-    stream.avail_out =
-        static_cast<uInt>(std::min<std::size_t>(room, std::numeric_limits<uInt>::max()));
-    const uInt offered = stream.avail_out;
-    const int rc = inflate(&stream, Z_NO_FLUSH);
-    used += offered - stream.avail_out;
-    if (rc == Z_STREAM_END) break;
-    if (rc != Z_OK && rc != Z_BUF_ERROR) {
-      return Status::internal("the compressed message cannot be decompressed");
+  Inflation inflation(encoding, message, limit);
+  while (!inflation.done()) {
+    if (inflation.measured() && !inflation.allocated()) {
+      if (!reserve(inflation.size())) return Status::resource_exhausted(std::string(kBudgetFull));
+      inflation.allocate();
+      continue;
     }
-    if (stream.avail_out != 0) {  // it wants more input, and there is none
-      return Status::internal("the compressed message is truncated");
-    }
-    if (used == out.size()) {
-      if (used >= limit) {
-        // Full to the limit: one more byte tells whether the message ends here.
-        Bytef extra = 0;
-        stream.next_out = &extra;
-        stream.avail_out = 1;
-        const int last = inflate(&stream, Z_NO_FLUSH);
-        if (last == Z_STREAM_END && stream.avail_out == 1) break;
-        if (last != Z_OK && last != Z_STREAM_END && last != Z_BUF_ERROR) {
-          return Status::internal("the compressed message cannot be decompressed");
-        }
-        if (stream.avail_out == 1) return Status::internal("the compressed message is truncated");
-        return Status::resource_exhausted(
-            "Received message larger than max: it inflates to more than " + std::to_string(limit) +
-            " bytes");
-      }
-      const std::size_t size = out.size() > limit / 2 ? limit : out.size() * 2;
-      if (!reserve(size - out.size())) return Status::resource_exhausted(std::string(kBudgetFull));
-      BufferRef larger = BufferRef::allocate(size);
-      std::memcpy(larger.data(), out.data(), used);
-      out = std::move(larger);
-    }
+    const Status status = inflation.run();
+    if (!status.ok()) return status;
   }
-  if (stream.avail_in != 0) {
-    return Status::internal("the compressed message is followed by other bytes");
-  }
-  out.shrink(used);
-  return out;
+  return inflation.take();
 }
 
 }  // namespace headrace

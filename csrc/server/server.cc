@@ -33,7 +33,9 @@ constexpr std::chrono::seconds kReturnPatience{1};
 class Server::Loop {
  public:
   Loop(Server& server, const Http2Options& http2, const TlsLimits& tls)
-      : loop(server.options_.busy_poll, [this] { return nothing_runs(); }),
+      : loop(
+            server.options_.busy_poll, [this] { return nothing_runs(); },
+            server.options_.limits.untrusted_percent),
         calls(methods, *server.budget_, loop.timers(), [this] { return loop.now(); }),
         service(std::make_unique<KServeService>(loop, calls, *server.state_)),
         connections(std::make_unique<ConnectionSet>(loop, http2, calls, tls)) {
@@ -51,6 +53,7 @@ class Server::Loop {
       }
     }
     calls.set_access(server.access_);
+    calls.spread_over(loop);
   }
 
   void start(std::size_t index) {

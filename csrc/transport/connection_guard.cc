@@ -22,9 +22,6 @@ constexpr uint32_t kMaxPaddingBytes = 256;
 // Frames a read: above, reads get shorter; below half of it, longer.
 constexpr std::size_t kFramesPerRead = 256;
 constexpr std::size_t kUntrustedFramesPerRead = 64;
-// A read's own cost, and what DATA costs to copy, in frames.
-constexpr std::size_t kReadCost = 4;
-constexpr std::size_t kBytesPerCost = 2048;
 // Each may be a field of the HPACK table.
 constexpr std::size_t kHeaderBytesPerCost = 128;
 
@@ -94,9 +91,7 @@ std::optional<Limit> ConnectionGuard::on_bytes(std::span<const std::byte> bytes,
   if (!fine) return exceeded_limit_;
   if (exceeded_) return Limit::kGlitches;
 
-  const std::size_t work = frames + header_bytes / kHeaderBytesPerCost;
-  last_cost_ = kReadCost + work + bytes.size() / kBytesPerCost;
-  const std::size_t did = trusted() ? frames : work;
+  const std::size_t did = trusted() ? frames : frames + header_bytes / kHeaderBytesPerCost;
   const std::size_t most = trusted() ? kFramesPerRead : kUntrustedFramesPerRead;
   if (did > most) read_quota_ = std::max(kMinRead, read_quota_ / 2);
   if (did < most / 2) read_quota_ = std::min(kMaxRead, read_quota_ * 2);

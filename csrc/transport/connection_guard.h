@@ -92,10 +92,8 @@ class ConnectionGuard {
   // How many bytes to read at once: fewer when they are many small frames, so that a flood on one
   // connection does not hold up the others of its loop.
   std::size_t read_quota() const { return read_quota_; }
-  // What the last bytes were to handle: about a unit a frame.
-  std::size_t last_cost() const { return last_cost_; }
   // Calls were answered, and far more than reset or wrong. Those who have not got so far share a part of
-  // each turn: a crowd of them holds up one another, not the others.
+  // the loop's time (untrusted_share.h): a crowd of them holds up one another, not the others.
   bool trusted() const { return trust_ >= kTrusted; }
 
  private:
@@ -139,7 +137,6 @@ class ConnectionGuard {
   uint64_t window_updates_ = 0;
   bool unit_began_ = false;  // in the bytes at hand: a frame, or a header block
   std::size_t read_quota_ = kMinRead;
-  std::size_t last_cost_ = 0;
   uint32_t trust_ = 0;
 
   // Pings.

@@ -21,6 +21,9 @@ struct ConnectionLimits {
   // Connections; looked at when one is accepted.
   uint32_t max_connections = 10000;
   uint32_t max_connections_per_peer = 1000;  // of one address; 0: no limit
+  // Of an I/O thread's time, for connections that are not trusted, while trusted ones have calls; 1 to
+  // 100 (untrusted_share.h).
+  uint32_t untrusted_percent = 25;
   // TLS handshakes going on at once, over all loops; past it the oldest ends (handshakes.h).
   uint32_t max_tls_handshakes = 1000;
 

@@ -16,11 +16,6 @@ namespace {
 constexpr std::size_t kReadBytes = 128 * 1024;
 constexpr int kVectors = 64;
 constexpr std::size_t kPrefaceBytes = 24;  // RFC 9113 3.4
-// A turn's share of all connections that are not trusted, in ConnectionGuard::last_cost().
-constexpr std::size_t kUntrustedCost = 96;
-// Streams, and connections, whose end is handled in one turn.
-constexpr std::size_t kEndsPerTurn = 256;
-constexpr std::size_t kEndCost = 16;  // of a connection, in streams
 
 }  // namespace
 
@@ -32,6 +27,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
         fd_(fd),
         tls_(std::move(tls)),
         admission_(std::move(admission)),
+        lane_(tls_ ? EventLoop::Lane::kDirect : EventLoop::Lane::kUntrusted),
         http2_(set.options_, set.acceptor_, std::move(peer), set.loop_.now(),
                std::generate_canonical<double, 16>(set.jitter_)) {
     http2_.on_output = [this] { set_.mark_dirty(*this); };
@@ -44,8 +40,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
       // A crowd that came together is ended together.
       if (!self.http2_.trusted() && !self.shaking_hands()) return self.set_.wait_for_turn(self);
       // What is due may end it; the flush at the end of the turn closes then.
-      self.http2_.advance(self.set_.loop_.now());
-      self.set_.mark_dirty(self);
+      self.take_step();
     };
     if (tls_) set_.handshakes_.begin(handshake_);
   }
@@ -58,27 +53,18 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   void on_ready(uint32_t events) override {
     if (closing_) return;
     // The event stays, and comes back next turn.
-    const bool readable = (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
-    if (shaking_hands()) {
-      if (!set_.take_handshake_turn()) return;
-    } else if (readable && !http2_.trusted()) {
-      return set_.wait_for_turn(*this);
-    }
+    if (shaking_hands() && !set_.take_handshake_turn()) return;
+    if (lane_ == EventLoop::Lane::kDirect && !shaking_hands()) set_.loop_.protect();
     http2_.advance(set_.loop_.now());
+    const bool readable = (events & (EPOLLIN | EPOLLHUP | EPOLLERR)) != 0;
     if (readable && !read()) return set_.close(*this);
     set_.mark_dirty(*this);
   }
 
-  // The turn of one that is not trusted. What it cost.
-  std::size_t receive() {
+  // A step that was due, in an untrusted turn.
+  void take_step() {
     http2_.advance(set_.loop_.now());
-    if (read()) {
-      set_.mark_dirty(*this);
-    } else {
-      set_.close(*this);
-    }
-    constexpr std::size_t kTurnCost = 4;
-    return kTurnCost + http2_.last_cost();
+    set_.mark_dirty(*this);
   }
 
   // Writes what there is. False: close.
@@ -104,7 +90,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
       if (tls_) tls_->output().release_idle();
       if (http2_.finished()) return false;
     }
-    watch();
+    if (!watch()) return false;
     // Mostly the next step only moves further away: then the timer finds out when it fires.
     const TimePoint next = http2_.next_step();
     if (next < step_at_) {
@@ -115,6 +101,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   }
 
   int fd() const { return fd_; }
+  EventLoop::Lane lane() const { return lane_; }
   Http2Connection& http2() { return http2_; }
   bool dirty = false;
   bool waits_for_turn = false;
@@ -138,6 +125,10 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   }
 
  private:
+  EventLoop::Lane lane_wanted() const {
+    return http2_.trusted() || shaking_hands() ? EventLoop::Lane::kDirect
+                                               : EventLoop::Lane::kUntrusted;
+  }
   bool shaking_hands() const { return tls_ && tls_->state() == TlsSession::State::kHandshake; }
 
   bool read() {
@@ -209,12 +200,20 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     return true;
   }
 
-  // Reading pauses while the client does not take its answers: it may not make more work.
-  void watch() {
+  // Reading pauses while the client does not take its answers: it may not make more work. Handshakes have
+  // bounds of their own (Handshakes, take_handshake_turn()).
+  bool watch() {
     const uint32_t wanted = blocked_ ? EPOLLOUT : EPOLLIN;
-    if (wanted == watched_) return;
+    const EventLoop::Lane lane = lane_wanted();
+    if (wanted == watched_ && lane == lane_) return true;
     watched_ = wanted;
-    set_.loop_.modify(fd_, wanted, *this);
+    if (lane == lane_) {
+      set_.loop_.modify(fd_, wanted, *this, lane);
+      return true;
+    }
+    set_.loop_.remove(fd_, lane_);
+    lane_ = lane;
+    return set_.loop_.add(fd_, wanted, *this, lane).ok();
   }
 
   ConnectionSet& set_;
@@ -228,6 +227,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   bool blocked_ = false;
   bool closing_ = false;
   uint32_t watched_ = EPOLLIN;
+  EventLoop::Lane lane_;
   TimerWheel::Timer step_;  // for http2_.next_step()
   TimePoint step_at_ = kNever;
   Http2Connection http2_;  // last: its destructor ends the streams
@@ -250,6 +250,9 @@ ConnectionSet::ConnectionSet(EventLoop& loop, const Http2Options& options, Strea
           }) {}
 
 ConnectionSet::~ConnectionSet() {
+  for (Socket* socket : due_) {
+    if (socket->closing()) delete socket;
+  }
   for (Socket* socket : open_) delete socket;
 }
 
@@ -267,7 +270,7 @@ void ConnectionSet::adopt(int fd, std::string peer, const std::shared_ptr<const 
   }
   auto socket = std::make_unique<Socket>(*this, fd, std::move(peer), std::move(session),
                                          std::move(admission));
-  if (!loop_.add(fd, EPOLLIN, *socket).ok()) return;  // closes the descriptor
+  if (!loop_.add(fd, EPOLLIN, *socket, socket->lane()).ok()) return;  // closes the descriptor
   counters_.connections_open.add();
   counters_.connections_total.add();
   if (shutting_down_) socket->http2().finish_shutdown();
@@ -283,55 +286,45 @@ bool ConnectionSet::take_handshake_turn() {
   return handshakes_in_turn_++ < tls_limits_.handshakes_per_turn;
 }
 
-void ConnectionSet::request_turn_end() {
-  if (std::exchange(turn_end_requested_, true)) return;
-  loop_.at_turn_end(*this);
+void ConnectionSet::request_untrusted_turn() {
+  if (std::exchange(untrusted_turn_requested_, true)) return;
+  loop_.at_untrusted_turn(*this);
 }
 
 void ConnectionSet::mark_dirty(Socket& socket) {
   if (socket.dirty || socket.closing()) return;
   socket.dirty = true;
   dirty_.push_back(&socket);
-  request_turn_end();
+  request_flush();
+}
+
+void ConnectionSet::request_flush() {
+  if (std::exchange(flush_requested_, true)) return;
+  loop_.at_flush(*this);
 }
 
 void ConnectionSet::wait_for_turn(Socket& socket) {
   if (std::exchange(socket.waits_for_turn, true)) return;
-  untrusted_.push(&socket);
-  request_turn_end();
-}
-
-void ConnectionSet::receive_untrusted() {
-  std::size_t cost = 0;
-  while (!untrusted_.empty() && cost < kUntrustedCost) {
-    Socket* socket = untrusted_.front();
-    untrusted_.pop();
-    if (socket == nullptr) continue;  // closed meanwhile
-    socket->waits_for_turn = false;
-    cost += socket->receive();
-  }
-  if (!untrusted_.empty()) request_turn_end();
+  due_.push(&socket);
+  request_untrusted_turn();
 }
 
 void ConnectionSet::close(Socket& socket) {
   if (socket.closing()) return;
   socket.mark_closing();
-  loop_.remove(socket.fd());
+  loop_.remove(socket.fd(), socket.lane());
   open_.erase(&socket);
   if (socket.dirty)
     std::erase(dirty_, &socket);  // it may be for the next turn, and this one destroys it
-  if (socket.waits_for_turn) {
-    for (Socket*& one : untrusted_) {
-      if (one == &socket) one = nullptr;
-    }
-  }
-  closed_.push(std::unique_ptr<Socket>(&socket));
-  request_turn_end();
+  // Else it is taken from due_ first.
+  if (!socket.waits_for_turn) closed_.push(std::unique_ptr<Socket>(&socket));
+  // The loop may end right after a shutdown.
+  if (shutting_down_) return request_flush();
+  request_untrusted_turn();
 }
 
 void ConnectionSet::on_turn_end() {
-  turn_end_requested_ = false;
-  receive_untrusted();
+  flush_requested_ = false;
   // A flush may make others dirty, or its own again: those wait for the next turn.
   flushing_.swap(dirty_);
   for (Socket* socket : flushing_) {
@@ -339,21 +332,36 @@ void ConnectionSet::on_turn_end() {
     if (!socket->closing() && !socket->flush()) close(*socket);
   }
   flushing_.clear();
-  destroy_closed();
+  while (shutting_down_ && has_chores()) do_chore();
 }
 
-void ConnectionSet::destroy_closed() {
-  std::size_t ended = 0;
-  std::size_t cost = 0;
-  while (!closed_.empty() && (cost < kEndsPerTurn || shutting_down_)) {
+void ConnectionSet::on_untrusted_turn() {
+  untrusted_turn_requested_ = false;
+  while (has_chores()) {
+    do_chore();
+    if (loop_.slice_over()) break;
+  }
+  if (has_chores()) request_untrusted_turn();
+}
+
+// One connection at a time: it may have hundreds of streams.
+void ConnectionSet::do_chore() {
+  if (!closed_.empty()) {
     std::unique_ptr<Socket> socket = std::move(closed_.front());
     closed_.pop();
-    cost += kEndCost + socket->http2().open_streams();
-    ++ended;
+    socket.reset();
+    // After its streams have ended: who waits for the count may rely on that.
+    counters_.connections_open.subtract();
+    return;
   }
-  // After their streams have ended: who waits for the count may rely on that.
-  counters_.connections_open.subtract(ended);
-  if (!closed_.empty()) request_turn_end();
+  Socket* socket = due_.front();
+  due_.pop();
+  socket->waits_for_turn = false;
+  if (socket->closing()) {
+    closed_.push(std::unique_ptr<Socket>(socket));
+  } else {
+    socket->take_step();
+  }
 }
 
 void ConnectionSet::begin_shutdown() {

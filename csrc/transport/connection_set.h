@@ -1,6 +1,7 @@
 // ConnectionSet: the sockets of one event loop, each with its Http2Connection, and between the two a
 // TlsSession where the listener has TLS. Reads what is there, and flushes every connection that has
-// output once at the end of a turn.
+// output once at the end of a turn. Connections that are not trusted (ConnectionGuard) are on the loop's
+// untrusted lane, where they share a part of its time; so are ends of connections.
 //
 // Threads: belongs to its loop's thread; the counters may be read from any.
 #pragma once
@@ -46,7 +47,7 @@ struct TlsLimits {
   std::size_t handshakes_per_turn = 4;
 };
 
-class ConnectionSet final : public EventLoop::TurnEnd {
+class ConnectionSet final : public EventLoop::TurnEnd, public EventLoop::UntrustedWork {
  public:
   ConnectionSet(EventLoop& loop, const Http2Options& options, StreamAcceptor& acceptor,
                 const TlsLimits& tls = {});
@@ -66,16 +67,19 @@ class ConnectionSet final : public EventLoop::TurnEnd {
 
   const TransportCounters& counters() const { return counters_; }
   void on_turn_end() override;
+  void on_untrusted_turn() override;
 
  private:
   class Socket;
   void mark_dirty(Socket& socket);
   void close(Socket& socket);
-  void request_turn_end();
-  // Of a connection that is not trusted (ConnectionGuard): it reads when its turn comes.
+  // Of a connection that is not trusted: what is due is done when its turn comes.
   void wait_for_turn(Socket& socket);
-  void receive_untrusted();
-  void destroy_closed();
+  void request_flush();
+  void request_untrusted_turn();
+  // Destroying what is closed, and what waits for its turn.
+  bool has_chores() const { return !closed_.empty() || !due_.empty(); }
+  void do_chore();
   // Whether a handshake may go on in this turn.
   bool take_handshake_turn();
 
@@ -93,9 +97,10 @@ class ConnectionSet final : public EventLoop::TurnEnd {
   std::unordered_set<Socket*> open_;
   std::vector<Socket*> dirty_;
   std::vector<Socket*> flushing_;         // dirty_ of this turn's end
-  Fifo<Socket*> untrusted_;               // have something to read; null: closed
-  Fifo<std::unique_ptr<Socket>> closed_;  // destroyed at the end of a turn
-  bool turn_end_requested_ = false;
+  Fifo<Socket*> due_;                     // not trusted, and with something due; some are closed
+  Fifo<std::unique_ptr<Socket>> closed_;  // destroyed in untrusted turns
+  bool flush_requested_ = false;
+  bool untrusted_turn_requested_ = false;
   bool shutting_down_ = false;
 };
 

@@ -403,6 +403,8 @@ bool Http2Connection::feed(std::span<const std::byte> bytes) {
 bool Http2Connection::drain(OutputQueue& output) {
   output_ = &output;
   if (!settings_sent_) send_settings(output);
+  // What was found out between two feeds: the answers that were made leave first.
+  if (guard_.exceeded()) exceed(Limit::kGlitches);
   while (output.size() < options_.max_unsent_bytes) {
     const uint8_t* data = nullptr;
     const ssize_t n = nghttp2_session_mem_send(session_, &data);

@@ -64,7 +64,6 @@ class Http2Connection {
   void on_written(bool blocked, bool progress) { guard_.on_written(blocked, progress, now_); }
   // The most to read for one feed().
   std::size_t read_quota() const { return guard_.read_quota(); }
-  std::size_t last_cost() const { return guard_.last_cost(); }
   bool trusted() const { return guard_.trusted(); }
 
   // Bytes from the client. False: the session is broken; drain what is left and close.
@@ -150,6 +149,7 @@ class Http2Connection {
   std::size_t unsent_answers_ = 0;  // of unsent_, on streams with answer_
   // The receive budget.
   std::size_t held_ = 0;                          // charged by streams
+  std::size_t inflated_ = 0;                      // of held_, see Stream::count_inflated()
   std::size_t grown_ = 0;                         // what grow_window() added to open streams
   bool over_ = false;                             // held_ is at the budget or over it
   bool full_ = false;                             // whole messages alone are

@@ -79,6 +79,17 @@ void Stream::discharge(std::size_t bytes) {
   if (connection_->over_) connection_->settle_received();
 }
 
+bool Stream::may_inflate(std::size_t bytes) const {
+  const std::size_t budget = connection_->options_.limits.max_received_bytes;
+  return budget == 0 || connection_->inflated_ == 0 || connection_->held_ + bytes <= budget;
+}
+
+void Stream::count_inflated(std::ptrdiff_t more) {
+  connection_->inflated_ += static_cast<std::size_t>(more);
+}
+
+bool Stream::trusted() const { return connection_->trusted(); }
+
 void Stream::message_complete() {
   if (connection_->over_) connection_->settle_received();
 }

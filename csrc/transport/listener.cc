@@ -22,6 +22,7 @@ namespace headrace {
 namespace {
 
 constexpr int kAcceptsPerTurn = 16;
+constexpr EventLoop::Lane kLane = EventLoop::Lane::kUntrusted;
 constexpr Milliseconds kPause{100};
 
 // grpcio's spelling: a URI, so the brackets (and a scope's %) are percent-encoded; an IPv4 client of a
@@ -237,14 +238,14 @@ Listener::~Listener() { loop_.timers().cancel(resume_); }
 
 Status Listener::start() {
   for (const int fd : socket_.fds()) {
-    Status status = loop_.add(fd, EPOLLIN, *this);
+    Status status = loop_.add(fd, EPOLLIN, *this, kLane);
     if (!status.ok()) return status;
   }
   return {};
 }
 
 void Listener::watch(uint32_t events) {
-  for (const int fd : socket_.fds()) loop_.modify(fd, events, *this);
+  for (const int fd : socket_.fds()) loop_.modify(fd, events, *this, kLane);
 }
 
 void Listener::on_ready(uint32_t) {
@@ -271,6 +272,7 @@ bool Listener::accept_some(int listening) {
       ::setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &one, sizeof(one));
     }
     on_accept_(fd, peer_name(address));
+    if (loop_.slice_over()) break;
   }
   return true;
 }
@@ -279,7 +281,7 @@ void Listener::close() {
   for (const int fd : socket_.fds()) {
     while (accept_some(fd)) {
     }
-    loop_.remove(fd);
+    loop_.remove(fd, kLane);
   }
   socket_.close();
   loop_.timers().cancel(resume_);

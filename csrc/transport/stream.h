@@ -97,6 +97,13 @@ class Stream {
   // against the connection's receive budget. All of it is discharged before on_closed() returns.
   void charge(std::size_t bytes);
   void discharge(std::size_t bytes);
+  // Whether the connection's receive budget has room for so much of an inflated message. The first one
+  // always finds it, however large: a small request may make many large ones. Such memory is counted apart,
+  // beside charge() and discharge().
+  bool may_inflate(std::size_t bytes) const;
+  void count_inflated(std::ptrdiff_t more);
+  // Whether its connection is (ConnectionGuard).
+  bool trusted() const;
   // StreamHandler::whole_bytes() has grown.
   void message_complete();
   // The queued body is all there will be, one message: clients take it without asking for it, unlike

@@ -15,7 +15,13 @@ from headrace.errors import InvalidArgumentError
 
 __all__ = ["ConnectionLimits", "limits_from_mapping", "parse_limits"]
 
-_AT_LEAST_ONE = ("max_connections", "max_tls_handshakes", "max_concurrent_streams")
+_AT_LEAST_ONE = (
+    "max_connections",
+    "untrusted_percent",
+    "max_tls_handshakes",
+    "max_concurrent_streams",
+)
+_AT_MOST = {"untrusted_percent": 100}
 _MOST_SECONDS = 365 * 24 * 3600
 
 
@@ -28,6 +34,7 @@ class ConnectionLimits:
 
     max_connections: int = 10000
     max_connections_per_peer: int = 1000
+    untrusted_percent: int = 25
     max_tls_handshakes: int = 1000
     max_concurrent_streams: int = 256
     max_header_list_bytes: int = 16384
@@ -66,10 +73,10 @@ class ConnectionLimits:
                     )
             elif not isinstance(value, bool):
                 least = 1 if field.name in _AT_LEAST_ONE else 0
-                if not least <= value < 2**31:
+                most = _AT_MOST.get(field.name, 2**31 - 1)
+                if not least <= value <= most:
                     raise InvalidArgumentError(
-                        f"limit '{_spelled(field.name)}' is {value}; it must be {least} to "
-                        f"{2**31 - 1}"
+                        f"limit '{_spelled(field.name)}' is {value}; it must be {least} to {most}"
                     )
 
     def as_dict(self) -> dict[str, float | int | bool]:

@@ -329,20 +329,6 @@ TEST_CASE("trust: earned with calls, lost with resets and glitches") {
   CHECK_FALSE(to.guard.trusted());
 }
 
-TEST_CASE("what a read costs: frames, header lists by their size, DATA for little") {
-  Guarded to(untimed());
-  CHECK_FALSE(to.feed(http2_frame(NGHTTP2_PRIORITY, 0, 3, "12345")));
-  const std::size_t one = to.guard.last_cost();
-  std::string ten;
-  for (int i = 0; i < 10; ++i) ten += http2_frame(NGHTTP2_PRIORITY, 0, 3, "12345");
-  CHECK_FALSE(to.feed(ten));
-  CHECK(to.guard.last_cost() == one + 9);
-  CHECK_FALSE(to.feed(headers(1, 12'800)));
-  CHECK(to.guard.last_cost() >= one + 100);
-  CHECK_FALSE(to.feed(http2_frame(NGHTTP2_DATA, 0, 1, std::string(16'384, 'x'))));
-  CHECK(to.guard.last_cost() <= one + 8);
-}
-
 TEST_CASE("preface and SETTINGS have five seconds") {
   ConnectionLimits limits = untimed();
   limits.preface_timeout = 5s;

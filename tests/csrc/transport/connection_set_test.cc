@@ -8,6 +8,7 @@
 #include <string>
 #include <vector>
 
+#include "deflate.h"
 #include "socket_rig.h"
 
 using namespace headrace;
@@ -72,6 +73,59 @@ TEST_CASE("a crowd of new connections: each gets its turn, those that leave befo
   stay.clear();
   CHECK(rig.until([&] { return rig.open_connections() == 0; }));
   CHECK(rig.on_loop([&] { return rig.calls.active(); }) == 0);
+}
+
+TEST_CASE(
+    "beside a trusted connection a crowd has its share of the time, and all of it is served") {
+  Rig rig;
+  SocketClient neighbour(rig.connect());
+  const auto call = [&] {
+    const int32_t id = neighbour.client.call(kPath, "known");
+    REQUIRE(neighbour.finish(id));
+    CHECK(neighbour.client.reply(id).message() == "known");
+  };
+  for (int i = 0; i < 50; ++i) call();  // trusted by now
+  for (int round = 0; round < 3; ++round) {
+    std::vector<std::unique_ptr<SocketClient>> crowd;
+    std::vector<int32_t> last;
+    for (int i = 0; i < 30; ++i) {
+      crowd.push_back(std::make_unique<SocketClient>(rig.connect()));
+      for (int k = 0; k < 20; ++k) last.push_back(crowd.back()->client.call(kPath, "new"));
+      crowd.back()->send();
+      call();
+    }
+    for (std::size_t i = 0; i < crowd.size(); i += 3) crowd[i]->close();
+    for (std::size_t i = 0; i < crowd.size(); ++i) {
+      if (i % 3 != 0) REQUIRE(crowd[i]->finish(last[20 * i + 19]));
+    }
+    call();
+  }
+  CHECK(rig.until([&] { return rig.open_connections() == 1; }));
+}
+
+TEST_CASE("large compressed messages over a running loop; some leave in the middle") {
+  Rig rig;
+  const std::string text = pattern(100'000) + std::string(3 << 20, 'z');
+  const Headers gzip = {{"grpc-encoding", "gzip"}};
+  const std::string body = grpc_message(compress_text(Encoding::kGzip, text), 1);
+  std::vector<std::unique_ptr<SocketClient>> clients;
+  std::vector<int32_t> ids;
+  for (int i = 0; i < 12; ++i) {
+    clients.push_back(std::make_unique<SocketClient>(rig.connect()));
+    const int32_t id = clients.back()->client.open(kPath, gzip);
+    clients.back()->client.send(id, body);
+    clients.back()->client.end(id);
+    clients.back()->send();
+    ids.push_back(id);
+  }
+  for (std::size_t i = 0; i < clients.size(); i += 4) clients[i]->close();
+  for (std::size_t i = 0; i < clients.size(); ++i) {
+    if (i % 4 == 0) continue;
+    REQUIRE(clients[i]->finish(ids[i]));
+    CHECK((clients[i]->client.reply(ids[i]).message() == text));
+  }
+  clients.clear();
+  CHECK(rig.until([&] { return rig.open_connections() == 0; }));
 }
 
 TEST_CASE("many connections, each with calls in flight, answered from another thread") {

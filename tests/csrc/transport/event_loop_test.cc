@@ -4,8 +4,11 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
+#include <array>
 #include <atomic>
+#include <functional>
 #include <future>
+#include <string>
 #include <thread>
 #include <vector>
 
@@ -192,4 +195,76 @@ TEST_CASE("a loop that looks again before it sleeps misses nothing: messages, ti
   loop.stop();
   thread.join();
   CHECK_FALSE(loop.post([] {}));
+}
+
+TEST_CASE("a turn in order: its ends, flushes, untrusted work, its descriptors, and what follows") {
+  struct Ends final : EventLoop::TurnEnd, EventLoop::UntrustedWork, EventLoop::FdHandler {
+    explicit Ends(EventLoop& on) : loop(on) {}
+    void on_turn_end() override { seen += flushing ? 'f' : 'e', flushing = true; }
+    void on_untrusted_turn() override {
+      seen += 'u';
+      if (++turns < 3) return loop.at_untrusted_turn(*this);
+      flushing = false;
+      loop.at_turn_end(*this);
+    }
+    void on_ready(uint32_t) override {
+      seen += 'r';
+      loop.remove(pipe[0], EventLoop::Lane::kUntrusted);
+    }
+    EventLoop& loop;
+    std::string seen;
+    bool flushing = false;
+    int turns = 0;
+    std::array<int, 2> pipe{};
+  };
+  EventLoop loop;
+  REQUIRE(loop.open().ok());
+  Ends ends(loop);
+  REQUIRE(::pipe(ends.pipe.data()) == 0);
+  REQUIRE(::write(ends.pipe[1], "x", 1) == 1);
+  REQUIRE(loop.add(ends.pipe[0], EPOLLIN, ends, EventLoop::Lane::kUntrusted).ok());
+  loop.at_flush(ends);
+  loop.at_turn_end(ends);
+  loop.at_untrusted_turn(ends);
+  std::thread runner([&] { loop.run(); });
+  std::promise<void> over;
+  std::function<void()> look = [&] {
+    if (ends.turns == 3) return over.set_value();
+    loop.post(look);
+  };
+  loop.post(look);
+  over.get_future().get();
+  loop.stop();
+  runner.join();
+  CHECK(ends.seen == "efuruue");
+  for (const int fd : ends.pipe) ::close(fd);
+}
+
+TEST_CASE("untrusted work goes on while others are protected, and a paused loop sleeps") {
+  struct Work final : EventLoop::UntrustedWork {
+    explicit Work(EventLoop& on) : loop(on) {}
+    void on_untrusted_turn() override {
+      const TimePoint until = Clock::now() + 1ms;
+      while (Clock::now() < until) {
+      }
+      loop.protect();
+      if (++turns == 20) return done.set_value();
+      loop.at_untrusted_turn(*this);
+    }
+    EventLoop& loop;
+    int turns = 0;
+    std::promise<void> done;
+  };
+  EventLoop loop(
+      0ns, [] { return true; }, 25);
+  REQUIRE(loop.open().ok());
+  Work work(loop);
+  work.loop.at_untrusted_turn(work);
+  const TimePoint began = Clock::now();
+  std::thread runner([&] { loop.run(); });
+  work.done.get_future().get();
+  // A quarter of the time at most, but for what a slice may owe; never faster.
+  CHECK(Clock::now() - began >= 30ms);
+  loop.stop();
+  runner.join();
 }

@@ -30,10 +30,13 @@ inline const std::string kPath = "/test.Echo/Call";
 
 struct Rig {
   explicit Rig(const Http2Options& options = {}, const TlsLimits& tls = {})
-      : budget(64 << 20),
+      : loop(
+            Nanoseconds{0}, [] { return true; }, options.limits.untrusted_percent),
+        budget(64 << 20),
         calls(methods, budget, loop.timers(), [this] { return loop.now(); }),
         set(std::make_unique<ConnectionSet>(loop, options, calls, tls)) {
     REQUIRE(loop.open().ok());
+    calls.spread_over(loop);
     methods.add(kPath, {&handler, 32 << 20});
     thread = std::thread([this] { loop.run(); });
   }
