@@ -170,6 +170,12 @@ def _infer_calls() -> bytes:
     return b"".join(opened(i, INFER_BLOCK) + data(i, body) for i in odd(256))
 
 
+def _echoed_calls() -> bytes:
+    """Whose answers are as large as they are: the request's identifier comes back."""
+    body = message(identity.infer_request("identity", identifier="i" * 20000))
+    return b"".join(opened(i, INFER_BLOCK) + data(i, body) for i in odd(60))
+
+
 SHUT = PREFACE + settings((4, 0)) + frame(SETTINGS, 1, 0)
 CLIENT_HELLO = bytes([22, 3, 1, 2, 0, 1, 0, 1, 252, 3, 3]) + bytes(32)
 
@@ -245,6 +251,14 @@ ATTACKS: dict[str, Attack] = {
         greeting=PREFACE + settings((4, 1)) + frame(SETTINGS, 1, 0),
         connections=20,
         ends=False,
+    ),
+    "large unread answers": Attack(
+        "60 calls a connection with answers of 20 KB, one byte of window each",
+        _echoed_calls,
+        greeting=PREFACE + settings((4, 1)) + frame(SETTINGS, 1, 0),
+        connections=20,
+        seconds=7,
+        again=False,
     ),
     "unfinished uploads": Attack(
         "100 messages of 4 MB in parts", _upload, connections=4, seconds=7, reads=True, again=False

@@ -45,11 +45,12 @@ def _varint(value: int) -> bytes:
     return out + bytes([value])
 
 
-def infer_request(model: str, values: bytes = VALUES) -> bytes:
+def infer_request(model: str, values: bytes = VALUES, identifier: str = "") -> bytes:
     """Serialised ModelInferRequest with raw contents: FP32 [1, n]."""
+    named = _field(3, identifier.encode()) if identifier else b""
     shape = _field(3, _varint(1) + _varint(len(values) // 4))
     tensor = _field(1, b"X") + _field(2, b"FP32") + shape
-    return _field(1, model.encode()) + _field(5, tensor) + _field(7, values)
+    return _field(1, model.encode()) + named + _field(5, tensor) + _field(7, values)
 
 
 def infer_response(model: str) -> bytes:

@@ -47,6 +47,8 @@ constexpr auto kFields = std::to_array<Field>({
     {"body_min_rate", &ConnectionLimits::body_min_rate},
     {"idle_timeout_s", &ConnectionLimits::idle_timeout},
     {"write_timeout_s", &ConnectionLimits::write_timeout},
+    {"stall_timeout_s", &ConnectionLimits::stall_timeout},
+    {"stall_bytes", &ConnectionLimits::stall_bytes},
     {"first_window_timeout_s", &ConnectionLimits::first_window_timeout},
     {"window_timeout_s", &ConnectionLimits::window_timeout},
     {"keepalive_time_s", &ConnectionLimits::keepalive_time},

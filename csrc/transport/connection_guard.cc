@@ -189,7 +189,13 @@ void ConnectionGuard::on_stream_closed(bool well, TimePoint now) {
   if (--open_streams_ == 0) idle_since_ = now;
 }
 
-void ConnectionGuard::on_written(bool blocked, bool progress, TimePoint now) {
+void ConnectionGuard::on_written(bool blocked, bool progress, std::size_t held, TimePoint now) {
+  if (held < limits_.stall_bytes || held == 0) {
+    stalled_since_ = kNever;
+  } else if (stalled_since_ == kNever || (blocked ? progress : data_sent_ != data_sent_at_stall_)) {
+    stalled_since_ = now;
+    data_sent_at_stall_ = data_sent_;
+  }
   if (!blocked) {
     // Nothing was read meanwhile: the client may have spoken long ago.
     if (blocked_since_ != kNever) received_ = now;
@@ -208,7 +214,8 @@ TimePoint ConnectionGuard::keepalive_at() const {
 TimePoint ConnectionGuard::next_step() const {
   return std::min({preface_by_, ending_at_, streams_check_, keepalive_at(), idle_at(),
                    after(partial_since_, limits_.header_timeout),
-                   after(blocked_since_, limits_.write_timeout)});
+                   after(blocked_since_, limits_.write_timeout),
+                   after(stalled_since_, limits_.stall_timeout)});
 }
 
 TimePoint ConnectionGuard::idle_at() const {
@@ -223,6 +230,9 @@ ConnectionGuard::Step ConnectionGuard::step(TimePoint now) {
   }
   if (now >= after(blocked_since_, limits_.write_timeout)) {
     return {Action::kClose, Limit::kWriteTime};
+  }
+  if (now >= after(stalled_since_, limits_.stall_timeout)) {
+    return {Action::kClose, Limit::kStalled};
   }
   if (now >= keepalive_at()) {
     if (ping_sent_ != kNever) return {Action::kClose, Limit::kKeepalive};

@@ -83,7 +83,8 @@ class ConnectionGuard {
     if (data) ++data_sent_;
   }
   // After a write: whether the socket would take no more, and whether it took anything.
-  void on_written(bool blocked, bool progress, TimePoint now);
+  // `held`: bytes that the client could take and has not (ConnectionLimits::stall_bytes).
+  void on_written(bool blocked, bool progress, std::size_t held, TimePoint now);
 
   // What is due by now, one thing a call. Each is answered once.
   Step step(TimePoint now);
@@ -151,6 +152,8 @@ class ConnectionGuard {
   TimePoint partial_since_ = kNever;
   TimePoint idle_since_;
   TimePoint blocked_since_ = kNever;
+  TimePoint stalled_since_ = kNever;
+  uint64_t data_sent_at_stall_ = 0;
   TimePoint received_;
   TimePoint ping_sent_ = kNever;
   TimePoint streams_check_ = kNever;

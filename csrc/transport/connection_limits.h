@@ -61,6 +61,10 @@ struct ConnectionLimits {
   uint32_t body_min_rate = 1024;
   Milliseconds idle_timeout{900'000};  // without a stream
   Milliseconds write_timeout{30'000};  // the socket takes not a byte
+  // While a client makes the server hold so much that it could take: complete answers that its windows do
+  // not let out, and whatever a socket that is full does not take. Not a byte of it leaves.
+  Milliseconds stall_timeout{4'000};
+  uint32_t stall_bytes = 64 * 1024;
   // Bytes that wait for a flow-control window which its stream never had: no client that wants an
   // answer begins with none. Looked at as often as bodies.
   Milliseconds first_window_timeout{2'000};
@@ -84,6 +88,7 @@ enum class Limit : uint8_t {
   // The stream; the connection when none of its streams does better.
   kBodyTime,
   kWindowTime,
+  kStalled,  // the connection
   // Connections that were ended without blame, or are beyond hearing of it.
   kWriteTime,
   kKeepalive,
@@ -100,7 +105,7 @@ enum class Limit : uint8_t {
   kConnectionsPerPeer,
 };
 
-inline constexpr std::size_t kLimitCount = 20;
+inline constexpr std::size_t kLimitCount = 21;
 inline constexpr std::array<std::string_view, kLimitCount> kLimitNames = {
     "glitches",
     "rapid_reset",
@@ -112,6 +117,7 @@ inline constexpr std::array<std::string_view, kLimitCount> kLimitNames = {
     "header_timeout",
     "body_timeout",
     "window_timeout",
+    "stalled_answers",
     "write_timeout",
     "keepalive_timeout",
     "idle",

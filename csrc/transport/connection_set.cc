@@ -29,7 +29,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
         admission_(std::move(admission)),
         lane_(tls_ ? EventLoop::Lane::kDirect : EventLoop::Lane::kUntrusted),
         http2_(set.options_, set.acceptor_, std::move(peer), set.loop_.now(),
-               std::generate_canonical<double, 16>(set.jitter_)) {
+               std::generate_canonical<double, 16>(set.jitter_), &set.pages_) {
     http2_.on_output = [this] { set_.mark_dirty(*this); };
     http2_.limit_counters = &set.counters_.limits;
     step_.owner = this;
@@ -87,6 +87,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
     }
     if (output_.empty() && !blocked_) {
       output_.release_idle();
+      http2_.release_idle();
       if (tls_) tls_->output().release_idle();
       if (http2_.finished()) return false;
     }
@@ -176,7 +177,7 @@ class ConnectionSet::Socket final : public EventLoop::FdHandler {
   bool write(OutputQueue& queue) {
     bool progress = false;
     const bool alive = write_some(queue, progress);
-    http2_.on_written(blocked_, progress);
+    http2_.on_written(blocked_, progress, output_.size() + (tls_ ? tls_->output().size() : 0));
     return alive;
   }
 

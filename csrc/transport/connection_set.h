@@ -23,6 +23,7 @@
 #include "transport/event_loop.h"
 #include "transport/handshakes.h"
 #include "transport/http2_connection.h"
+#include "transport/session_memory.h"
 #include "transport/tls_session.h"
 
 namespace headrace {
@@ -89,6 +90,7 @@ class ConnectionSet final : public EventLoop::TurnEnd, public EventLoop::Untrust
   StreamAcceptor& acceptor_;
   TransportCounters counters_;
   std::minstd_rand jitter_;
+  SessionPages pages_;                   // before all connections
   std::vector<std::byte> read_buffer_;   // shared by all: a read is consumed before the next
   std::vector<std::byte> plain_buffer_;  // likewise, a decrypted record; empty without TLS
   Handshakes handshakes_;

@@ -89,6 +89,7 @@ struct Http2Callbacks {
       connection.glitch();
       return NGHTTP2_ERR_TEMPORAL_CALLBACK_FAILURE;  // its header list is not looked at
     }
+    connection.resting_ = false;
     Stream* stream = connection.allocate_stream();
     stream->id_ = frame->hd.stream_id;
     nghttp2_session_set_stream_user_data(session, stream->id_, stream);
@@ -268,7 +269,8 @@ struct Http2Callbacks {
 };
 
 Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& acceptor,
-                                 std::string peer, TimePoint now, double jitter)
+                                 std::string peer, TimePoint now, double jitter,
+                                 SessionPages* pages)
     : options_(options),
       acceptor_(acceptor),
       peer_(std::move(peer)),
@@ -313,7 +315,9 @@ Http2Connection::Http2Connection(const Http2Options& options, StreamAcceptor& ac
     }
   };
   static const Library library;
-  if (nghttp2_session_server_new2(&session_, library.callbacks, this, library.option) != 0) {
+  if (pages != nullptr) memory_ = std::make_unique<SessionMemory>(*pages);
+  if (nghttp2_session_server_new3(&session_, library.callbacks, this, library.option,
+                                  memory_ ? memory_->allocator() : nullptr) != 0) {
     throw std::bad_alloc();
   }
   const std::array<nghttp2_settings_entry, 4> settings = {{
@@ -409,6 +413,7 @@ bool Http2Connection::drain(OutputQueue& output) {
     const uint8_t* data = nullptr;
     const ssize_t n = nghttp2_session_mem_send(session_, &data);
     if (n < 0) broken_ = true;
+    output_ended_ = n == 0;
     if (n <= 0) break;
     output.append_copy({reinterpret_cast<const std::byte*>(data), static_cast<std::size_t>(n)});
   }

@@ -26,6 +26,7 @@
 #include "transport/connection_guard.h"
 #include "transport/connection_limits.h"
 #include "transport/output_queue.h"
+#include "transport/session_memory.h"
 #include "transport/stream.h"
 
 struct nghttp2_session;
@@ -49,9 +50,9 @@ struct Http2Options {
 
 class Http2Connection {
  public:
-  // `jitter`: 0 to 1, spreads the ends of connections of one age.
+  // `jitter`: 0 to 1, spreads the ends of connections of one age. `pages` outlive it; null: malloc.
   Http2Connection(const Http2Options& options, StreamAcceptor& acceptor, std::string peer,
-                  TimePoint now = {}, double jitter = 0.5);
+                  TimePoint now = {}, double jitter = 0.5, SessionPages* pages = nullptr);
   ~Http2Connection();
   Http2Connection(const Http2Connection&) = delete;
   Http2Connection& operator=(const Http2Connection&) = delete;
@@ -60,8 +61,11 @@ class Http2Connection {
   // was passed; drain what is left and close.
   bool advance(TimePoint now);
   TimePoint next_step() const { return guard_.next_step(); }
-  // After a write to the socket: whether it would take no more, and whether it took anything.
-  void on_written(bool blocked, bool progress) { guard_.on_written(blocked, progress, now_); }
+  // After a write to the socket: whether it would take no more, whether it took anything, and what is left of
+  // what was drained.
+  void on_written(bool blocked, bool progress, std::size_t left) {
+    guard_.on_written(blocked, progress, blocked ? left + unsent_ : unsent_answers_, now_);
+  }
   // The most to read for one feed().
   std::size_t read_quota() const { return guard_.read_quota(); }
   bool trusted() const { return guard_.trusted(); }
@@ -71,6 +75,11 @@ class Http2Connection {
   // Appends what may be sent now, then tells streams that wait for room (on_writable), which may make
   // more output: on_output says so. False: the session is broken.
   bool drain(OutputQueue& output);
+  // After a drain() that left nothing to send: a connection that has had no call yet, or none for as long as
+  // keepalive takes, gives memory back.
+  void release_idle() {
+    if (resting_ && memory_ && output_ended_) memory_->release_idle();
+  }
   // Nothing will be read or written any more: close.
   bool finished() const;
 
@@ -135,12 +144,15 @@ class Http2Connection {
   TimePoint now_;
   ConnectionGuard guard_;
   TimePoint bodies_checked_;
+  std::unique_ptr<SessionMemory> memory_;  // the session's; null: malloc's
   nghttp2_session* session_ = nullptr;
   OutputQueue* output_ = nullptr;  // during drain(): where send_data puts frames
   bool feeding_ = false;
   bool broken_ = false;
   bool settings_sent_ = false;
-  int32_t last_stream_ = 0;  // highest identifier that the client has used
+  bool output_ended_ = false;  // the last drain() came to its end
+  bool resting_ = true;        // no stream since the beginning, or the last PING of ours
+  int32_t last_stream_ = 0;    // highest identifier that the client has used
   // The last identifiers that the client has passed over.
   int32_t skipped_first_ = 0;
   int32_t skipped_last_ = -1;

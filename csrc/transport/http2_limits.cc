@@ -67,6 +67,7 @@ bool Http2Connection::take(const ConnectionGuard::Step& step) {
       break;
     case ConnectionGuard::Action::kPing:
       nghttp2_submit_ping(session_, NGHTTP2_FLAG_NONE, nullptr);
+      resting_ = open_streams_ == 0;
       wake();
       break;
     case ConnectionGuard::Action::kCheckStreams:

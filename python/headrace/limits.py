@@ -55,6 +55,8 @@ class ConnectionLimits:
     body_min_rate: int = 1024
     idle_timeout_s: float = 900.0
     write_timeout_s: float = 30.0
+    stall_timeout_s: float = 4.0
+    stall_bytes: int = 65536
     first_window_timeout_s: float = 2.0
     window_timeout_s: float = 300.0
     keepalive_time_s: float = 60.0

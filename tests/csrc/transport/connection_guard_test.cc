@@ -62,7 +62,7 @@ ConnectionLimits untimed() {
                     &ConnectionLimits::body_timeout, &ConnectionLimits::idle_timeout,
                     &ConnectionLimits::write_timeout, &ConnectionLimits::window_timeout,
                     &ConnectionLimits::first_window_timeout, &ConnectionLimits::keepalive_time,
-                    &ConnectionLimits::max_age}) {
+                    &ConnectionLimits::stall_timeout, &ConnectionLimits::max_age}) {
     limits.*time = 0ms;
   }
   return limits;
@@ -385,18 +385,55 @@ TEST_CASE("a socket that takes nothing has thirty seconds; each byte it takes be
   ConnectionLimits limits = untimed();
   limits.write_timeout = 30s;
   Guarded to(limits);
-  to.guard.on_written(false, true, to.now);
+  to.guard.on_written(false, true, 0, to.now);
   CHECK(to.guard.next_step() == kNever);
-  to.guard.on_written(true, true, to.now);
+  to.guard.on_written(true, true, 0, to.now);
   to.now += 29s;
-  to.guard.on_written(true, true, to.now);
+  to.guard.on_written(true, true, 0, to.now);
   to.now += 29s;
-  to.guard.on_written(true, false, to.now);
+  to.guard.on_written(true, false, 0, to.now);
   CHECK(to.guard.next_step() == to.now + 1s);
   const auto step = to.next();
   CHECK(step.action == Action::kClose);
   CHECK(step.limit == Limit::kWriteTime);
-  to.guard.on_written(false, true, to.now);
+  to.guard.on_written(false, true, 0, to.now);
+  CHECK(to.guard.next_step() == kNever);
+}
+
+TEST_CASE(
+    "who holds much and takes none of it is ended; who takes a little, or holds little, is not") {
+  ConnectionLimits limits = untimed();
+  limits.stall_timeout = 4s;
+  limits.stall_bytes = 1000;
+  for (const bool blocked : {false, true}) {
+    CAPTURE(blocked);
+    Guarded to(limits);
+    const auto writes = [&](std::size_t held, bool takes) {
+      if (takes && !blocked) to.guard.on_sent(true);
+      to.guard.on_written(blocked, takes, held, to.now);
+    };
+    writes(999, false);
+    CHECK(to.guard.next_step() == kNever);
+    writes(1000, false);
+    for (int i = 0; i < 20; ++i) {
+      to.now += 3s;
+      CHECK(to.guard.step(to.now).action == Action::kNone);
+      writes(1000 + static_cast<std::size_t>(i), true);
+    }
+    writes(999, true);
+    CHECK(to.guard.next_step() == kNever);
+    writes(5000, true);
+    const TimePoint began = to.now;
+    to.now += 2s;
+    writes(6000, false);
+    const ConnectionGuard::Step end = to.next();
+    CHECK(to.now == began + 4s);
+    CHECK(end.action == Action::kClose);
+    CHECK(end.limit == Limit::kStalled);
+  }
+  limits.stall_bytes = 0;  // every byte; none is none
+  Guarded to(limits);
+  to.guard.on_written(false, true, 0, to.now);
   CHECK(to.guard.next_step() == kNever);
 }
 
@@ -423,10 +460,10 @@ TEST_CASE("keepalive rests while nothing is read because the client reads nothin
   ConnectionLimits limits = untimed();
   limits.keepalive_time = 60s;
   Guarded to(limits);
-  to.guard.on_written(true, true, to.now);
+  to.guard.on_written(true, true, 0, to.now);
   CHECK(to.guard.next_step() == kNever);
   to.now += 1h;
-  to.guard.on_written(false, true, to.now);
+  to.guard.on_written(false, true, 0, to.now);
   CHECK(to.guard.next_step() == to.now + 60s);
   // Without a limit on the answer: a PING a minute.
   limits.keepalive_timeout = 0ms;

@@ -183,14 +183,48 @@ def test_floods(server: Server, name: str) -> None:
         assert exceeded(server, reason) >= before + 3
 
 
-def test_a_gzip_bomb_inflates_to_the_limit_and_no_further(server: Server) -> None:
-    squeeze = zlib.compressobj(9, wbits=31)
-    bomb = b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(256)) + squeeze.flush()
+def squeezed(mebibytes: int, wbits: int) -> bytes:
+    """Zeros, as gzip (31) or deflate (15)."""
+    squeeze = zlib.compressobj(9, wbits=wbits)
+    return b"".join(squeeze.compress(bytes(1 << 20)) for _ in range(mebibytes)) + squeeze.flush()
+
+
+BOMBS: dict[str, tuple[str, bytes, int]] = {
+    "gzip": ("gzip", squeezed(256, 31), 8),
+    # It says that it is 4 MiB, which is allowed.
+    "gzip that lies": ("gzip", squeezed(256, 31)[:-4] + struct.pack("<I", 4 << 20), 13),
+    "deflate": ("deflate", squeezed(256, 15), 8),
+    # It is 4 MiB, and no request.
+    "small": ("gzip", squeezed(4, 31), 3),
+}
+
+
+@pytest.mark.parametrize("kind", BOMBS)
+def test_bombs_fail_and_many_of_them_end_the_connection(server: Server, kind: str) -> None:
+    encoding, bomb, status = BOMBS[kind]
     with neighbour(server), Connection(server.port) as connection:
-        for _ in range(4):
-            stream = connection.open(INFER, grpc_encoding="gzip")
+        for _ in range(3):
+            stream = connection.open(INFER, grpc_encoding=encoding)
             connection.data(stream, wire.message(bomb, flag=1), end=True)
-            assert connection.answer(stream).status == 8
+            assert connection.answer(stream).status == status
+    before = exceeded(server, "glitches")
+    block = wire.block([*wire.grpc_fields(INFER), ("grpc-encoding", encoding)])
+    body = wire.message(bomb, flag=1)
+    frames = [body[at : at + 16384] for at in range(0, len(body), 16384)]
+
+    def call(i: int) -> bytes:
+        parts = [frame(0, 0, odd(i), part) for part in frames[:-1]]
+        return b"".join([opened(i, block), *parts, frame(0, 1, odd(i), frames[-1])])
+
+    with neighbour(server):
+        attacker = Connection(server.port)
+        attacker.socket.settimeout(60)
+        reading = threading.Thread(target=is_closed, args=[attacker])
+        reading.start()
+        flood(attacker, call, most=1000)
+        reading.join()
+        attacker.socket.close()
+    assert exceeded(server, "glitches") > before
 
 
 def test_a_length_that_never_comes_takes_no_memory(server: Server) -> None:
@@ -247,6 +281,23 @@ def test_shut_windows(hasty: Server) -> None:
             is_closed(attacker)
             attacker.socket.close()
         assert exceeded(hasty, "window_timeout") >= 20
+
+
+def test_much_that_nobody_takes(folder: Path) -> None:
+    limits = {"stall-timeout-s": 0.5, "stall-bytes": 300}
+    with Server(folder, *flags(limits)) as server, neighbour(server):
+        # A byte of each answer leaves, then no more.
+        attackers = [
+            Connection(server.port, (wire.INITIAL_WINDOW_SIZE, 1), window=0) for _ in range(10)
+        ]
+        for attacker in attackers:
+            for _ in range(100):
+                stream = attacker.open(LIVE)
+                attacker.data(stream, wire.message(b""), end=True)
+        for attacker in attackers:
+            is_closed(attacker)
+            attacker.socket.close()
+        assert exceeded(server, "stalled_answers") >= 10
 
 
 def test_a_client_that_asks_and_does_not_read(hasty: Server) -> None:
