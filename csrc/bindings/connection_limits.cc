@@ -33,6 +33,7 @@ constexpr auto kFields = std::to_array<Field>({
     {"max_header_fields", &ConnectionLimits::max_header_fields},
     {"max_continuations", &ConnectionLimits::max_continuations},
     {"max_received_bytes", &ConnectionLimits::max_received_bytes},
+    {"untrusted_received_bytes", &ConnectionLimits::untrusted_received_bytes},
     {"glitch_burst", &ConnectionLimits::glitch_burst},
     {"glitch_rate", &ConnectionLimits::glitch_rate},
     {"reset_burst", &ConnectionLimits::reset_burst},

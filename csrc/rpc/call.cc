@@ -536,7 +536,7 @@ void Call::finished(StatusCode code) {
   set_->timers_.cancel(timer_);
   if (code != StatusCode::kOk && glitches_ != 0) stream_->count_glitches(glitches_);
   inflation_.reset();  // before the message that it reads
-  inflation_queued_ = false;
+  unqueue();
   message_.reset();
   held_ = {};
   delivered_ = 0;

@@ -245,6 +245,8 @@ class Call final : public StreamHandler {
   // A piece of it. kParked: its connection holds too much. kEnded: the call was ended.
   Inflating inflate_piece();
   void inflated();
+  // It waits no more.
+  void unqueue();
   // CallSet inflated it: goes on with it.
   void resume();
   // Streamed requests: delivers from `bytes` what credit allows; answers how many it took.

@@ -15,10 +15,14 @@ constexpr std::size_t kFreelyInflated = std::size_t{16} << 20;
 constexpr std::size_t kMostInflation = 32;
 // To find that out took an I/O thread milliseconds: five of them at once end the connection.
 constexpr uint64_t kInflationGlitches = 2000;
+// No client that means well sends what turns out to be broken after as much as this: two end it.
+constexpr std::size_t kBrokenLate = std::size_t{1} << 20;
+constexpr uint64_t kBrokenLateGlitches = 5001;
 // What inflates to more than this and kMostInflation times its size costs a glitch for so many bytes
-// beyond, unless the call ends well.
+// beyond: in a stream, which may never end; and in a unary call, unless it ends well.
 constexpr std::size_t kNotedInflation = std::size_t{1} << 20;
-constexpr std::size_t kInflatedBytesPerGlitch = 64 * 1024;
+constexpr std::size_t kStreamBytesPerGlitch = 64 * 1024;
+constexpr std::size_t kFailedBytesPerGlitch = 8 * 1024;
 // Of messages that are inflated as they come, a turn of the loop.
 constexpr std::size_t kInflatedPerTurn = 256 * 1024;
 
@@ -40,6 +44,7 @@ bool Call::inflate() {
   if (now == Inflating::kDone || now == Inflating::kEnded) return now == Inflating::kDone;
   inflation_->rest();
   inflation_queued_ = true;
+  stream_->count_packed(static_cast<std::ptrdiff_t>(message_.size()));
   set_->inflate_later(*this);
   return false;
 }
@@ -58,8 +63,8 @@ Call::Inflating Call::inflate_piece() {
     const Status status = inflation.run();
     if (!status.ok()) {
       const bool bomb = status.code() == StatusCode::kResourceExhausted;
-      stream_->count_glitches(bomb ? kInflationGlitches
-                                   : 1 + inflation.work() / kInflatedBytesPerGlitch);
+      const bool late = inflation.work() > kBrokenLate;
+      stream_->count_glitches(bomb ? kInflationGlitches : late ? kBrokenLateGlitches : 1);
       abort(status);
       return Inflating::kEnded;
     }
@@ -69,18 +74,24 @@ Call::Inflating Call::inflate_piece() {
   return Inflating::kDone;
 }
 
+void Call::unqueue() {
+  if (!std::exchange(inflation_queued_, false)) return;
+  stream_->count_packed(-static_cast<std::ptrdiff_t>(message_.size()));
+}
+
 void Call::inflated() {
   const std::size_t packed = message_.size();
+  unqueue();
   message_ = inflation_->take();
   inflation_.reset();
   compressed_ = false;
   const std::size_t noted = std::max(kNotedInflation, packed * kMostInflation);
   if (message_.size() > noted) {
-    const uint64_t glitches = (message_.size() - noted) / kInflatedBytesPerGlitch;
+    const std::size_t beyond = message_.size() - noted;
     if (streams()) {
-      stream_->count_glitches(glitches);  // the call may never end
+      stream_->count_glitches(beyond / kStreamBytesPerGlitch);
     } else {
-      glitches_ = glitches;
+      glitches_ = beyond / kFailedBytesPerGlitch;
     }
   }
   give_back(packed);
@@ -93,7 +104,6 @@ void Call::give_back_inflated(std::size_t bytes) {
 }
 
 void Call::resume() {
-  inflation_queued_ = false;
   if (!streams()) return hand_over();
   delivering_ = true;
   hand_over();

@@ -35,6 +35,8 @@ struct ConnectionLimits {
   // Of request messages and parts of them that are held at once, a connection; past it the client gets
   // no more window. One message may be larger. 0: no limit.
   uint32_t max_received_bytes = 32 << 20;
+  // Likewise, of one that is not trusted. 0: as of others.
+  uint32_t untrusted_received_bytes = 4 << 20;
 
   // Token buckets: `burst` at once, refilled by `rate` a second. An RST_STREAM takes a token of the
   // second, and a stream that ends well gives one back, so that half of all calls may be cancelled.

@@ -116,6 +116,7 @@ class Http2Connection {
   bool may_write(const Stream& stream, std::size_t share) const;
   void tell_writable();
   void begin_requests();
+  std::size_t receive_budget() const;  // 0: no limit
   // http2_receive.cc. While over_: what came, and what a stream's handler has consumed.
   void on_received(Stream& stream, std::size_t bytes);
   void open_window(Stream& stream, std::size_t bytes);
@@ -162,6 +163,7 @@ class Http2Connection {
   // The receive budget.
   std::size_t held_ = 0;                          // charged by streams
   std::size_t inflated_ = 0;                      // of held_, see Stream::count_inflated()
+  std::size_t packed_ = 0;                        // of held_, see Stream::count_packed()
   std::size_t grown_ = 0;                         // what grow_window() added to open streams
   bool over_ = false;                             // held_ is at the budget or over it
   bool full_ = false;                             // whole messages alone are

@@ -102,6 +102,8 @@ class Stream {
   // beside charge() and discharge().
   bool may_inflate(std::size_t bytes) const;
   void count_inflated(std::ptrdiff_t more);
+  // Likewise, messages that are whole and wait to be inflated.
+  void count_packed(std::ptrdiff_t more);
   // Whether its connection is (ConnectionGuard).
   bool trusted() const;
   // StreamHandler::whole_bytes() has grown.

@@ -41,6 +41,7 @@ class ConnectionLimits:
     max_header_fields: int = 100
     max_continuations: int = 8
     max_received_bytes: int = 32 << 20
+    untrusted_received_bytes: int = 4 << 20
     glitch_burst: int = 10000
     glitch_rate: int = 330
     reset_burst: int = 1000

@@ -188,6 +188,19 @@ TEST_CASE(
   CHECK(turns.server.idle());
 }
 
+TEST_CASE("gzip that lies ends the connection the second time") {
+  Turns turns;
+  std::string lie = compress_text(Encoding::kGzip, std::string(17 << 20, 'x'));
+  lie.replace(lie.size() - 4, 4, std::string("\0\0\x20\0", 4));
+  const int32_t id = turns.send(grpc_message(lie, 1));
+  turns.untrusted_turn();
+  CHECK(turns.reply(id).status() == 13);
+  CHECK(turns.alive);
+  turns.send(grpc_message(lie, 1));
+  turns.untrusted_turn();
+  CHECK_FALSE(turns.alive);
+}
+
 TEST_CASE("a connection holds one inflated message, or as many as its budget has room for") {
   Http2Options options;
   options.limits.max_received_bytes = 8 << 20;
@@ -219,9 +232,9 @@ TEST_CASE("a connection holds one inflated message, or as many as its budget has
 TEST_CASE(
     "messages that inflate to much and come to nothing end the connection; good ones do not") {
   Http2Options options;
-  options.limits.glitch_burst = 1000;
+  options.limits.glitch_burst = 8000;
   options.limits.glitch_rate = 0;
-  // 15 MiB beyond what is free: 240 glitches each, where the call fails.
+  // 15 MiB beyond what is free: 1920 glitches for a call that fails, 240 in a stream.
   const std::string body = packed(std::string(16 << 20, 'z'));
   SUBCASE("they are answered well") {
     Turns turns(options);
@@ -249,6 +262,7 @@ TEST_CASE(
     CHECK(sent == 5);
   }
   SUBCASE("in a stream, which may never end, they count at once") {
+    options.limits.glitch_burst = 1000;
     Turns turns(options);
     turns.chat.got = [](Call& call, std::string_view message) {
       call.release(message.size());

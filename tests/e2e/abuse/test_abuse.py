@@ -200,31 +200,23 @@ BOMBS: dict[str, tuple[str, bytes, int]] = {
 
 
 @pytest.mark.parametrize("kind", BOMBS)
-def test_bombs_fail_and_many_of_them_end_the_connection(server: Server, kind: str) -> None:
+def test_bombs_fail_and_some_of_them_end_the_connection(server: Server, kind: str) -> None:
     encoding, bomb, status = BOMBS[kind]
-    with neighbour(server), Connection(server.port) as connection:
-        for _ in range(3):
-            stream = connection.open(INFER, grpc_encoding=encoding)
-            connection.data(stream, wire.message(bomb, flag=1), end=True)
-            assert connection.answer(stream).status == status
     before = exceeded(server, "glitches")
-    block = wire.block([*wire.grpc_fields(INFER), ("grpc-encoding", encoding)])
-    body = wire.message(bomb, flag=1)
-    frames = [body[at : at + 16384] for at in range(0, len(body), 16384)]
-
-    def call(i: int) -> bytes:
-        parts = [frame(0, 0, odd(i), part) for part in frames[:-1]]
-        return b"".join([opened(i, block), *parts, frame(0, 1, odd(i), frames[-1])])
-
-    with neighbour(server):
-        attacker = Connection(server.port)
-        attacker.socket.settimeout(60)
-        reading = threading.Thread(target=is_closed, args=[attacker])
-        reading.start()
-        flood(attacker, call, most=1000)
-        reading.join()
-        attacker.socket.close()
-    assert exceeded(server, "glitches") > before
+    with neighbour(server), Connection(server.port) as connection:
+        failed = 0
+        while not connection.goaways:
+            stream = connection.open(INFER, grpc_encoding=encoding)
+            try:
+                connection.data(stream, wire.message(bomb, flag=1), end=True)
+            except OSError:
+                break
+            answer = connection.answer(stream)
+            if answer.goaway is None:
+                assert answer.status == status
+                failed += 1
+    assert exceeded(server, "glitches") == before + 1
+    assert 1 <= failed < 300
 
 
 def test_a_length_that_never_comes_takes_no_memory(server: Server) -> None:
