@@ -195,7 +195,7 @@ BOMBS: dict[str, tuple[str, bytes, int]] = {
     "gzip that lies": ("gzip", squeezed(256, 31)[:-4] + struct.pack("<I", 4 << 20), 13),
     "deflate": ("deflate", squeezed(256, 15), 8),
     # It is 4 MiB, and no request.
-    "small": ("gzip", squeezed(4, 31), 3),
+    "small": ("gzip", squeezed(4, 31), 13),
 }
 
 
