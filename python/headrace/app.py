@@ -36,6 +36,7 @@ from headrace.control.tls_reload import TlsReload
 from headrace.errors import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.logs import get_logger
 from headrace.protocol import model_config
+from headrace.rollout.journal import Journal
 
 if TYPE_CHECKING:
     from headrace.grpc.dispatch import Run
@@ -81,7 +82,10 @@ class Server:
         )
         self._core = runtime.Server(options)
         self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
-        self.rollouts = Rollouts(self.manager)
+        state = self.config.state_path
+        self.rollouts = Rollouts(
+            self.manager, Journal(state / "rollouts.json" if state is not None else None)
+        )
         self._admin = AdminListeners(self.config, AdminService(self.rollouts))
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__

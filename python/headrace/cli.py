@@ -233,6 +233,13 @@ def serve(
         OptionalStr,
         typer.Option(help="auto, openvino or onnxruntime runs .onnx files. [default: auto]"),
     ] = None,
+    state_dir: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="What must survive a restart (rollouts); auto = a folder for these repositories "
+            "and this port in ~/.local/state/headrace; '' = nothing. [default: auto]"
+        ),
+    ] = None,
     cache_dir: Annotated[
         OptionalStr,
         typer.Option(help="Compiled models are kept here; '' = no. [default: ~/.cache/headrace]"),

@@ -8,6 +8,7 @@ A flag wins over the file, the file over the default.
 
 from __future__ import annotations
 
+import hashlib
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass, field, fields
@@ -98,6 +99,9 @@ class ServerConfig:
         32  # for models that can batch and whose configuration says nothing
     )
     onnx_engine: OnnxEngine = "auto"
+    # What must survive a restart (rollouts); "auto" = a folder of this server's repositories and
+    # port in $XDG_STATE_HOME/headrace; "" = nothing does.
+    state_dir: str = "auto"
     cache_dir: str = field(default_factory=_default_cache_dir)  # compiled models; "" = none
     # Of questions and answers, for all models that ask for it; taken as they come. 0 = no cache.
     response_cache_byte_size: int = 64 << 20
@@ -213,6 +217,19 @@ class ServerConfig:
         if self.client_auth != "none":
             used.append(self.tls_client_ca)
         return tuple(Path(path) for path in used if path)
+
+    @property
+    def state_path(self) -> Path | None:
+        """Made when there is something to keep. None: nothing is kept."""
+        if self.state_dir != "auto":
+            return Path(self.state_dir) if self.state_dir else None
+        if not self.model_repository:
+            return None
+        base = os.environ.get("XDG_STATE_HOME")
+        names = [os.path.realpath(path) for path in self.model_repository]
+        digest = hashlib.blake2b("\0".join(names).encode(), digest_size=6).hexdigest()
+        home = Path(base) if base else Path("~/.local/state").expanduser()
+        return home / "headrace" / f"{digest}-{self.grpc_port}"
 
     @property
     def metrics_enabled(self) -> bool:

@@ -100,6 +100,8 @@ class Server:
             str(self.metrics_port),
             "--cache-dir",
             "",
+            "--state-dir",
+            "",
             *options,
         ]
         with self.log_path.open("wb") as log:

@@ -272,6 +272,75 @@ def test_a_rollback_to_what_is_gone_is_refused_and_takes_nothing_away(repository
         assert answer.get_response().model_version == "2"
 
 
+def loaded(server: Server) -> set[str]:
+    rows = server.client.get_model_repository_index().models
+    return {row.version for row in rows if row.state == "READY"}
+
+
+def test_a_restart_forgets_no_rollout(repository: Path, tmp_path: Path) -> None:
+    kept = ("--state-dir", str(tmp_path / "state"))
+    version(repository, 2)
+    rollout = {"share": 0.5, "manual_promotion": True}
+    (repository / "m" / "2").rename(tmp_path / "2")
+    with Server(repository, *kept) as server:
+        (tmp_path / "2").rename(repository / "m" / "2")
+        start(server, 2, **rollout)
+        server.checked = False
+        server.process.kill()
+    # It goes on, though the version policy alone would give version 2 everything.
+    with Server(repository, *kept) as server, admin_of(server) as admin:
+        now = state(server)
+        assert (now.state, now.stable, now.candidate) == ("running", 1, 2)
+        assert loaded(server) == {"1", "2"}
+        arms: Counter[tuple[str, str]] = Counter()
+        for _ in range(60):
+            response = server.client.infer("m", [tensor("X", X)]).get_response()
+            arms[response.parameters["hr.arm"].string_param, response.model_version] += 1
+        assert set(arms) == {("stable", "1"), ("canary", "2")}
+        admin.rollback("m")
+    with Server(repository, *kept) as server, admin_of(server) as admin:
+        assert loaded(server) == {"1"}
+        assert state(server).state == "rolled_back"
+        # An unload does not bring it back either; a rollout that names it does.
+        start(server, 2, **rollout)
+        assert loaded(server) == {"1", "2"}
+        admin.promote("m")
+    with Server(repository, *kept) as server:
+        assert loaded(server) == {"2"}
+    # What has other files is another version.
+    (repository / "m" / "2" / "model.py").write_text(GOOD.format(number=2.5))
+    (tmp_path / "state" / "rollouts.json").write_text("lost")
+    with Server(repository, *kept) as server:
+        assert loaded(server) == {"2"}
+        assert "cannot be read" in server.log()
+
+
+def test_policy_yaml_starts_a_rollout_once(repository: Path, tmp_path: Path) -> None:
+    kept = ("--state-dir", str(tmp_path / "state"))
+    policy = repository / "m" / "policy.yaml"
+    policy.write_text("rollout: {candidate: 2, share: 50%, auto_promote: false}")
+    poll = ("--model-control-mode", "poll", "--repository-poll-secs", "0.1")
+    with Server(repository, *poll, *kept) as server, admin_of(server) as admin:
+        assert admin.status() == []  # its candidate is not there yet
+        with clients(server) as seen:
+            version(repository, 2, FAILS)
+            eventually(admin.status, "a rollout begins")
+            eventually(lambda: state(server).state == "rolled_back", "rolled back")
+        assert seen.problems == []
+        eventually(lambda: loaded(server) == {"1"}, "unloaded")
+    # Decided: not again.
+    with Server(repository, *poll, *kept) as server:
+        assert state(server).state == "rolled_back"
+        assert loaded(server) == {"1"}
+        # Until the version has other files.
+        (repository / "m" / "2" / "model.py").write_text(GOOD.format(number=2))
+        eventually(lambda: state(server).state == "running", "a rollout of the new files")
+        assert loaded(server) == {"1", "2"}
+    policy.write_text("rollout: {candidate: 2}")
+    with Server(repository, *kept, "--no-exit-on-error", ready=False) as server:
+        eventually(lambda: "model 'm'" in server.log() and "share" in server.log(), "told")
+
+
 def test_the_admin_service_is_not_on_the_data_port(repository: Path) -> None:
     with Server(repository) as server:
         call = server.channel.unary_unary("/headrace.v1.Admin/RolloutStatus")

@@ -132,6 +132,11 @@ class ModelManager:
             ),
             self.response_cache,
         )
+        # Versions that are not there for the version policy; and what is to follow a load.
+        # Rollouts sets both.
+        self.kept_out: Callable[[ModelEntry, ModelPolicy], frozenset[int]]
+        self.kept_out = lambda entry, policy: frozenset()
+        self.on_loaded: Callable[[ModelEntry, ModelPolicy], None] = lambda entry, policy: None
         self.registry = Registry(server, strict_readiness=options.strict_readiness)
         self._lock = threading.Lock()
         self._demands: dict[str, tuple[int, int]] = {}  # model -> (instances, threads); by _lock
@@ -241,10 +246,12 @@ class ModelManager:
                 self._event(name, (), "failed", began, failure.details)
                 raise failure from error
             self._load_wanted(record, wanted, began)
+        self.on_loaded(wanted.entry, wanted.policy)
 
-    def versions_on_disk(self, name: str) -> tuple[int, ...]:
-        """Version directories of the model. Raises NotFoundError for a model no repository has."""
-        return find_model(self._options.repositories, name).versions
+    def files(self, name: str) -> Mapping[int, str]:
+        """Fingerprints of the model's version directories. Raises NotFoundError for a model no
+        repository has."""
+        return find_model(self._options.repositories, name).version_fingerprints
 
     def route_beside(
         self,
@@ -400,10 +407,12 @@ class ModelManager:
         validate(config)
         policy = read_policy(entry)
         route = self.registry.route(entry.name)
-        selected = set(select_versions(config, entry.versions, entry.name))
-        pinned = route.pinned & set(entry.versions)
-        # What a rollout rejected stays out as long as there is something else to serve.
-        numbers = sorted((selected - route.rejected) | pinned) or sorted(selected)
+        allowed = set(entry.versions) - self.kept_out(entry, policy)
+        try:
+            selected = set(select_versions(config, allowed, entry.name))
+        except InvalidArgumentError:  # nothing is left: what is kept out is better than nothing
+            selected = set(select_versions(config, entry.versions, entry.name))
+        numbers = sorted(selected | (route.pinned & set(entry.versions)))
         demand = (instance_count(config) * len(numbers), threads_asked(config))
         with self._lock:
             self._demands[entry.name] = demand

@@ -29,8 +29,11 @@ from headrace.errors import (
     NotFoundError,
 )
 from headrace.logs import get_logger
+from headrace.repository.policy import ModelPolicy
+from headrace.repository.scan import ModelEntry
+from headrace.rollout.journal import Journal, Record
 from headrace.rollout.judge import Block, Judge
-from headrace.rollout.plan import ERRORS, LATENCY, RolloutPlan
+from headrace.rollout.plan import ERRORS, LATENCY, RolloutPlan, plan_from_mapping
 
 __all__ = ["RolloutState", "Rollouts"]
 
@@ -118,22 +121,33 @@ class _Rollout:
     stable: int
     began: float
     judge: Judge
+    fallback: bool
     watched: dict[str, _Watched] = field(default_factory=dict)  # by label
     limit: int | None = None  # the first latency bucket that counts as slow
+    files: Mapping[int, str] = field(default_factory=dict)  # fingerprints by version
     state: State = "starting"
     reason: str = ""
     ended: float | None = None
 
 
 class Rollouts:
-    def __init__(self, manager: ModelManager, *, look_secs: float = _LOOK_SECS) -> None:
+    def __init__(
+        self,
+        manager: ModelManager,
+        journal: Journal | None = None,
+        *,
+        look_secs: float = _LOOK_SECS,
+    ) -> None:
         self._manager = manager
+        self._journal = journal or Journal()
         self._look_secs = look_secs
         self._lock = threading.RLock()
         self._rollouts: dict[str, _Rollout] = {}  # the last one of each model; guarded by _lock
         self._ended: Counter[tuple[str, str]] = Counter()  # (model, state); guarded by _lock
         self._thread: threading.Thread | None = None  # guarded by _lock
         self._stop = threading.Event()
+        manager.kept_out = self._kept_out
+        manager.on_loaded = self._after_load
 
     # ---- what people ask ------------------------------------------------------------------------
 
@@ -142,7 +156,7 @@ class Rollouts:
         what the candidate fails. Raises FailedPreconditionError when the model has a rollout that
         runs; NotFoundError for a model that is not served or a version that is not there;
         InvalidArgumentError when the candidate is the stable version or cannot be loaded."""
-        rollout = _Rollout(plan, 0, time.monotonic(), plan.judge())
+        rollout = _Rollout(plan, 0, time.monotonic(), plan.judge(), fallback)
         with self._lock:
             before = self._rollouts.get(plan.model)
             if before is not None and before.state in ("starting", "running"):
@@ -152,7 +166,7 @@ class Rollouts:
                 )
             self._rollouts[plan.model] = rollout
         try:
-            self._begin(rollout, fallback)
+            self._begin(rollout)
         except BaseException:
             with self._lock:
                 if before is not None:
@@ -166,7 +180,7 @@ class Rollouts:
                 self._thread.start()
             return _state(rollout)
 
-    def _begin(self, rollout: _Rollout, fallback: bool) -> None:
+    def _begin(self, rollout: _Rollout) -> None:
         """Loads the candidate, which may take long: without the lock."""
         plan = rollout.plan
         stable = self._manager.registry.find(plan.model)
@@ -174,27 +188,28 @@ class Rollouts:
             raise InvalidArgumentError(
                 f"model '{plan.model}': version {plan.candidate} is the stable one already"
             )
-        if plan.candidate not in self._manager.versions_on_disk(plan.model):
+        rollout.files = self._manager.files(plan.model)
+        if plan.candidate not in rollout.files:
             raise NotFoundError(
                 f"model '{plan.model}' has no version {plan.candidate} in its repository"
             )
         rollout.stable = stable.number
         self._manager.route_beside(
             plan.model,
-            lambda record: VersionRoute(
+            lambda _: VersionRoute(
                 default=stable.number,
                 labels={CANARY: plan.candidate},
                 split=((CANARY, plan.share), (STABLE, 1.0 - plan.share)),
                 key=plan.key,
                 salt=f"{plan.model}/{plan.candidate}",
-                fallback={CANARY: STABLE} if fallback else {},
+                fallback={CANARY: STABLE} if rollout.fallback else {},
                 pinned=frozenset({stable.number, plan.candidate}),
-                rejected=record.route.rejected - {plan.candidate},
             ),
             lambda record: self._take_sight(rollout, record),
         )
         with self._lock:
             rollout.state = "running"
+            self._note(rollout, "running")
         _log.info(
             "rollout of %s %d: %.3g %% of the requests; %d is stable",
             plan.model,
@@ -216,10 +231,16 @@ class Rollouts:
     def status(self, model: str = "") -> list[RolloutState]:
         """Of one model, or of all. Raises NotFoundError for a model that never had one."""
         with self._lock:
-            if model and model not in self._rollouts:
+            # Of an earlier server, as far as this one has not begun another.
+            states = {
+                name: RolloutState(record.plan, record.stable, record.state, record.reason, 0.0)
+                for name, record in self._journal.records().items()
+                if record.state != "running"
+            }
+            states |= {name: _state(rollout) for name, rollout in self._rollouts.items()}
+            if model and model not in states:
                 raise NotFoundError(f"model '{model}' has no rollout")
-            chosen = [self._rollouts[name] for name in sorted(self._rollouts)]
-            return [_state(rollout) for rollout in chosen if model in ("", rollout.plan.model)]
+            return [state for name, state in sorted(states.items()) if model in ("", name)]
 
     def ended(self) -> dict[tuple[str, str], int]:
         """{(model, "promoted" | "rolled_back" | "ended"): how many since the start}."""
@@ -254,6 +275,61 @@ class Rollouts:
                 ) from error
             self._rollback(rollout, reason)
             return _state(rollout)
+
+    # ---- what loads bring ------------------------------------------------------------------------
+
+    def _kept_out(self, entry: ModelEntry, policy: ModelPolicy) -> frozenset[int]:
+        files = entry.version_fingerprints
+        record = self._journal.get(entry.name)
+        numbers = record.kept_out(files) if record is not None else frozenset()
+        if policy.rollout is not None:
+            candidate = plan_from_mapping(entry.name, policy.rollout).candidate
+            if record is None or not record.is_about(candidate, files):
+                numbers |= {candidate}
+        return numbers
+
+    def _after_load(self, entry: ModelEntry, policy: ModelPolicy) -> None:
+        """Goes on with a rollout that an earlier server or an unload broke off; starts the one that
+        policy.yaml asks for, unless it is decided."""
+        model, files = entry.name, entry.version_fingerprints
+        record = self._journal.get(model)
+        with self._lock:
+            last = self._rollouts.get(model)
+            if last is not None and last.state in ("starting", "running"):
+                routed = self._manager.registry.route(model).labels.get(CANARY)
+                if last.state == "starting" or routed == last.plan.candidate:
+                    return
+                self._end(last, "ended", "the model was unloaded")
+        plan: RolloutPlan | None = None
+        fallback = True
+        if record is not None and record.state == "running" and record.kept_out(files):
+            plan, fallback = record.plan, record.fallback
+        elif policy.rollout is not None:
+            plan = plan_from_mapping(model, policy.rollout)
+            decided = record is not None and record.is_about(plan.candidate, files)
+            if decided or plan.candidate not in files:
+                return
+        if plan is None or self._manager.registry.stopping:
+            return
+        try:
+            self.start(plan, fallback=fallback)
+        except HeadraceError as error:
+            _log.error("rollout of %s %d: %s", model, plan.candidate, error.details)
+
+    def _note(
+        self,
+        rollout: _Rollout,
+        state: Literal["running", "promoted", "rolled_back"],
+        reason: str = "",
+    ) -> None:
+        files = {
+            n: rollout.files[n]
+            for n in (rollout.stable, rollout.plan.candidate)
+            if n in rollout.files
+        }
+        self._journal.put(
+            Record(rollout.plan, rollout.stable, state, reason, files, rollout.fallback)
+        )
 
     def stop(self) -> None:
         """Decides nothing more. Idempotent."""
@@ -329,24 +405,20 @@ class Rollouts:
         plan = rollout.plan
         self._manager.route_now(
             plan.model,
-            lambda record: VersionRoute(
-                default=plan.candidate,
-                pinned=frozenset({rollout.stable, plan.candidate}),
-                rejected=record.route.rejected,
+            lambda _: VersionRoute(
+                default=plan.candidate, pinned=frozenset({rollout.stable, plan.candidate})
             ),
         )
+        self._note(rollout, "promoted", reason)
         rollout.watched[CANARY].loaded.version.require_finite_outputs(False)
         self._end(rollout, "promoted", reason)
 
     def _rollback(self, rollout: _Rollout, reason: str) -> None:
-        plan = rollout.plan
+        # Before what nothing holds is unloaded, which asks who is kept out.
+        self._note(rollout, "rolled_back", reason)
         self._manager.route_now(
-            plan.model,
-            lambda record: VersionRoute(
-                default=rollout.stable,
-                pinned=frozenset({rollout.stable}),
-                rejected=record.route.rejected | {plan.candidate},
-            ),
+            rollout.plan.model,
+            lambda _: VersionRoute(default=rollout.stable, pinned=frozenset({rollout.stable})),
         )
         self._end(rollout, "rolled_back", reason)
 

@@ -99,7 +99,6 @@ class VersionRoute:
     salt: str = ""
     fallback: Mapping[str, str] = field(default_factory=dict)  # label -> label
     pinned: frozenset[int] = frozenset()  # loaded whatever the version policy says
-    rejected: frozenset[int] = frozenset()  # not loaded whatever the version policy says
 
 
 @dataclass
