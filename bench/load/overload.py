@@ -134,6 +134,11 @@ class Memory(threading.Thread):
         return min(self.samples, key=lambda sample: abs(sample[0] - moment))[1]
 
 
+def stolen_s() -> float:
+    fields = Path("/proc/stat").read_text().splitlines()[0].split()
+    return int(fields[8]) / os.sysconf("SC_CLK_TCK")
+
+
 class Bench:
     def __init__(self, loadgen: Path, folder: Path, seconds: float) -> None:
         self._loadgen = loadgen
@@ -177,12 +182,14 @@ class Bench:
         memory.start()
         steps = f"{top / 2}:{before_s},{top * 10}:{self._seconds},{top / 2}:{after_s}"
         began = time.monotonic()
+        stolen_before = stolen_s()
         run = self._load(
             server,
             *("--connections", 32, "--steps", steps, "--deadline", deadline_s),
             *("--max-outstanding", 100000, "--warm-up", 1, "--drain", 2),
         )
         memory.stop()
+        stolen = (stolen_s() - stolen_before) / (time.monotonic() - began)
         calm, flood, after = run["steps"]
         start = began + 1 + before_s
         return {
@@ -207,7 +214,8 @@ class Bench:
             "client_cores": run["client_cores"],
             "other_cores": run.get("other_cores"),
             "worst_send_lag_ms": run["open"]["worst_send_lag_us"] / 1e3,
-            "client_latency_ms": alone["latency_us"]["max"] / 1e3,
+            # Cores that the hypervisor gave to others meanwhile.
+            "stolen_cores": stolen,
             "run": run,
         }
 
@@ -237,6 +245,7 @@ COLUMNS = (
     ("recovery s", "recovery_s", "{:.1f}"),
     ("RSS MiB", "rss_begin_mib", "{:.0f}"),
     ("at end", "rss_end_mib", "{:.0f}"),
+    ("stolen cores", "stolen_cores", "{:.2f}"),
 )
 
 
