@@ -13,6 +13,7 @@
 #include "bindings/python_events.h"
 #include "bindings/python_pool.h"
 #include "bindings/python_status.h"
+#include "bindings/traces.h"
 #include "routing/fallback.h"
 #include "routing/router.h"
 #include "serving/core_planner.h"
@@ -384,6 +385,13 @@ void bind_server(py::module_& module) {
              }
              return rights;
            })
+      .def(
+          "set_tracing",
+          [](PyServer& self, double ratio, std::size_t capacity) {
+            self.core().set_tracing(ratio, capacity);
+          },
+          py::kw_only(), "ratio"_a, "capacity"_a)
+      .def("drain_traces", [](PyServer& self) { return drain_traces(self.core()); })
       .def("statistics", [](PyServer& self) { return statistics_of(self.core().counters()); });
 }
 

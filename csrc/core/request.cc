@@ -83,10 +83,12 @@ void Request::reset() {
   interest_ = nullptr;
   input_of.clear();
   rows = 1;
+  batch_rows = 0;
   times = {};
   response.clear();
   call_id = 0;
   call = nullptr;
+  trace.reset();
   cancelled_.store(false, std::memory_order_relaxed);
   answered_ = false;
 }

@@ -29,6 +29,7 @@
 #include "base/status.h"
 #include "core/model_spec.h"
 #include "core/tensor.h"
+#include "core/trace_context.h"
 
 namespace headrace {
 
@@ -162,6 +163,7 @@ class Request {
   std::vector<uint32_t> input_of;
   int64_t rows = 1;  // its share of a batch: dim 0, or 1 when the model does not batch
   RequestTimes times;
+  int64_t batch_rows = 0;  // of the batch that answered it; 0: none did
 
   // --- set by routing ---
   std::shared_ptr<const std::string> arm;            // which of a split's arms it was; null: none
@@ -178,6 +180,7 @@ class Request {
   // --- for its Completion: which call this is ---
   uint64_t call_id = 0;
   void* call = nullptr;
+  std::unique_ptr<TraceContext> trace;  // null: it is not traced
 
   void cancel() { cancelled_.store(true, std::memory_order_relaxed); }
   bool cancelled() const {

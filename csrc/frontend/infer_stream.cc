@@ -61,7 +61,7 @@ void KServeService::InferStreamHandler::on_message(Call& call, BufferRef message
   slot.bytes = message.size();
   request->call = &slot;
   // It may be answered in here.
-  Status status = service_.submit(request, std::move(message), call.take_quota());
+  Status status = service_.submit(call, request, std::move(message), call.take_quota());
   if (status.ok()) return;
   // As a gRPC library ends a stream whose message it cannot parse.
   stream.slots.pop_back();

@@ -147,9 +147,13 @@ RequestPtr KServeService::make_request(const Call& call) {
   return request;
 }
 
-Status KServeService::submit(RequestPtr& request, BufferRef message, Status refusal) {
+Status KServeService::submit(const Call& call, RequestPtr& request, BufferRef message,
+                             Status refusal) {
   Status status = decode_infer_request(std::move(message), *request);
   if (status.code() == StatusCode::kInternal) return status;
+  if (state_.tracing.on()) {
+    request->trace = state_.tracing.begin(call.find_metadata("traceparent"), request->id);
+  }
   if (!refusal.ok()) {
     answer(std::move(request), std::move(refusal));
     return {};
@@ -170,7 +174,7 @@ Status KServeService::submit(RequestPtr& request, BufferRef message, Status refu
 void KServeService::infer(Call& call, BufferRef message) {
   RequestPtr request = make_request(call);
   call.context = request.get();
-  Status status = submit(request, std::move(message));
+  Status status = submit(call, request, std::move(message));
   if (!status.ok()) answer(std::move(request), std::move(status));
 }
 
@@ -228,6 +232,7 @@ void KServeService::on_wake() {
 }
 
 void KServeService::respond(RequestPtr request) {
+  if (request->trace) state_.tracing.record(*request, Clock::now());
   Call* call = calls_.find(request->call_id);
   if (call == nullptr) return;  // the client is gone
   if (request->call != nullptr) return streams_->answered(*call, std::move(request));

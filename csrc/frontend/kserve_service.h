@@ -62,7 +62,7 @@ class KServeService final : public Completion, public EventLoop::Inbox, public E
   RequestPtr make_request(const Call& call);
   // Decodes the message, finds its model, and hands the request over; or answers it with `refusal`. Not OK,
   // and `request` kept: the bytes are no ModelInferRequest.
-  Status submit(RequestPtr& request, BufferRef message, Status refusal = {});
+  Status submit(const Call& call, RequestPtr& request, BufferRef message, Status refusal = {});
   void infer(Call& call, BufferRef message);
   // Has it submitted with others of this turn.
   void enqueue(std::shared_ptr<Servable> servable, RequestPtr request);

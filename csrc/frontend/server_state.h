@@ -1,5 +1,5 @@
-// ServerState: what the control plane told the front-ends: the routes, readiness, health. Shared by
-// all I/O threads, read as snapshots.
+// ServerState: what the control plane told the front-ends: the routes, readiness, health, what is traced.
+// Shared by all I/O threads, read as snapshots.
 #pragma once
 
 #include <atomic>
@@ -8,6 +8,7 @@
 #include <string>
 
 #include "base/snapshot.h"
+#include "frontend/tracing.h"
 #include "routing/router.h"
 
 namespace headrace {
@@ -19,6 +20,7 @@ struct ServerState {
   Snapshot<RouteTable> routes;
   Snapshot<HealthTable> health;
   std::atomic<bool> ready{false};
+  Tracing tracing;
 };
 
 }  // namespace headrace

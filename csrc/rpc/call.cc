@@ -141,6 +141,17 @@ Metadata Call::metadata() const {
   return metadata;
 }
 
+std::string_view Call::find_metadata(std::string_view name) const {
+  std::string_view rest = text_;
+  for (const Field& field : fields_) {
+    if (rest.substr(0, field.name_size) == name) {
+      return rest.substr(field.name_size, field.value_size);
+    }
+    rest.remove_prefix(field.name_size + field.value_size);
+  }
+  return {};
+}
+
 void Call::on_headers_end(bool too_large) {
   if (!content_type_ok_ && !too_large) {
     stream_->count_glitches(1);

@@ -166,6 +166,8 @@ class Call final : public StreamHandler {
   TimePoint now() const;
   // Request metadata as it came, without pseudo-headers and gRPC's own (`grpc-*`, te, content-type).
   Metadata metadata() const;
+  // The first of these names; empty: none. As long as the call.
+  std::string_view find_metadata(std::string_view name) const;
 
   // Ends the call OK with one message: `head` (which starts with kPrefixBytes of room) followed by
   // the pieces of `rest`, in order. Metadata is sent with the headers / trailers.

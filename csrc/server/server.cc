@@ -262,6 +262,12 @@ std::vector<std::pair<std::string, Right>> Server::rights() const {
   return rights;
 }
 
+void Server::set_tracing(double ratio, std::size_t capacity) {
+  state_->tracing.configure(ratio, capacity);
+}
+
+Tracing::Drained Server::drain_traces() { return state_->tracing.drain(); }
+
 void Server::set_ready(bool ready) {
   if (!stopped_) state_->ready.store(ready, std::memory_order_release);
 }

@@ -105,6 +105,9 @@ class Server {
   void set_access(std::shared_ptr<const AccessPolicy> policy);
   // Every method and the right it needs. After start().
   std::vector<std::pair<std::string, Right>> rights() const;
+  // Which requests are traced (frontend/tracing.h), and what became of those that were. Any time.
+  void set_tracing(double ratio, std::size_t capacity);
+  Tracing::Drained drain_traces();
   void set_ready(bool ready);
   // "": the server. Watchers (Health/Watch) are told.
   void set_health(const std::string& service, bool serving);

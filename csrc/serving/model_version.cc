@@ -343,6 +343,7 @@ void ModelVersion::succeed(Batch& batch, const RequestTimes& times) {
     request->times.input_done = times.input_done;
     request->times.infer_done = times.infer_done;
     request->times.done = times.done;
+    request->batch_rows = batch.rows;
     statistics_.record_success(request->times);
   }
 }

@@ -439,6 +439,39 @@ class Server:
         without a version go where the model's Traffic says, else to the highest ready one. Returns
         when no I/O thread uses the old table."""
 
+    def set_tracing(self, *, ratio: float, capacity: int) -> None:
+        """Traces inference requests from now on: those whose traceparent says so, and of those
+        without one a `ratio`, by a hash of their id. `capacity` of them wait for drain_traces(),
+        more are dropped; 0: none is traced."""
+
+    def drain_traces(
+        self,
+    ) -> tuple[
+        list[
+            tuple[
+                bytes,
+                bytes,
+                bytes,
+                tuple[int, ...],
+                int,
+                bool,
+                int,
+                int,
+                bytes,
+                bytes,
+                bytes,
+                bytes,
+                bytes,
+            ]
+        ],
+        int,
+    ]:
+        """(answered requests that were traced, how many were dropped since the start). A request
+        is (trace id, parent's span id or zeros, span id, stamps, gRPC code, whether it came in a
+        stream, rows, rows of its batch or 0, request id, model, version, arm, who failed before).
+        Stamps are nanoseconds of the monotonic clock, 0 for what did not happen: arrived, queued,
+        taken by an instance, input done, executed, output done, answered."""
+
     def set_ready(self, ready: bool) -> None: ...
     def set_health(self, service: str, serving: bool) -> None: ...
     def stop(self, grace_s: float = 30.0) -> bool:

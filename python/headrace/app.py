@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     from headrace.grpc.dispatch import Run
     from headrace.grpc.server import Registry
     from headrace.monitoring.http import MonitoringServer
+    from headrace.monitoring.tracing import TraceExporter
 
 __all__ = ["Server", "run_until_signal"]
 
@@ -95,6 +96,7 @@ class Server:
         self._service_names: set[str] = set()
         self._reflection: Run | None = None
         self._metrics: MonitoringServer | None = None
+        self._traces: TraceExporter | None = None
         self._access: AccessPolicy | None = None  # of auth_file, when it was read last
         self._listening: list[str] = []  # as the log shows them
         self._state = "new"
@@ -218,6 +220,8 @@ class Server:
             if self.config.auth_file:
                 self._access = read_access_file(Path(self.config.auth_file))
                 self._set_access(self._core)
+            if self.config.otlp_endpoint:
+                self._start_tracing()
             self._listen()
             self._add_services()
             self._core.start()
@@ -242,12 +246,25 @@ class Server:
 
             self._metrics.start(
                 Readings(
-                    self._core, self.manager.registry, self.rollouts, self.manager.response_cache
+                    self._core,
+                    self.manager.registry,
+                    self.rollouts,
+                    self.manager.response_cache,
+                    self._traces,
                 ),
                 runtime.histogram_bounds_ns(),
                 runtime.__version__,
             )
         return failures
+
+    def _start_tracing(self) -> None:
+        from headrace.monitoring.tracing import CAPACITY, TraceExporter
+
+        self._traces = TraceExporter(
+            self.config.otlp_endpoint, server_id=self.config.id, version=runtime.__version__
+        )
+        self._core.set_tracing(ratio=self.config.trace_ratio, capacity=CAPACITY)
+        self._traces.start(self._core.drain_traces)
 
     def _tls_options(self) -> runtime.TlsOptions | None:
         config = self.config
@@ -303,6 +320,8 @@ class Server:
             self._tls.stop()
         finished = self._core.stop(grace) if started else True
         finished = self.manager.stop(max(0.0, deadline - time.monotonic())) and finished
+        if self._traces is not None:
+            self._traces.stop()
         if self._metrics is not None:
             self._metrics.stop()
         return finished

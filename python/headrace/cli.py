@@ -179,6 +179,17 @@ def serve(
             help="A page of live numbers at / of the metrics port. [default: dashboard]",
         ),
     ] = None,
+    otlp_endpoint: Annotated[
+        OptionalStr,
+        typer.Option(
+            help="http://host:4317 (https: with TLS) of an OpenTelemetry collector that gets "
+            "traces. [default: none]"
+        ),
+    ] = None,
+    trace_ratio: Annotated[
+        OptionalFloat,
+        typer.Option(help="Share of the requests without a traceparent to trace. [default: 0.01]"),
+    ] = None,
     strict_readiness: Annotated[
         OptionalBool,
         typer.Option(

@@ -82,6 +82,9 @@ class ServerConfig:
     tls_reload_secs: float = 10.0  # how often the files are looked at; 0 = only on SIGHUP
     metrics_port: int = 8002  # 0 = any free one, -1 = no metrics
     dashboard: bool = True  # the page beside the metrics
+    otlp_endpoint: str = ""  # where traces go: "http://host:4317"; "" = nothing is traced
+    # Of the requests without a traceparent, by a hash of their id; a traceparent decides by itself.
+    trace_ratio: float = 0.01
     io_threads: int = 0  # threads that own connections; 0 = planned from the cores
     # How long an I/O thread that has nothing to do may look for the next call before it sleeps,
     # where most calls follow that soon. 0, or a single core: it sleeps at once.
@@ -136,6 +139,8 @@ class ServerConfig:
             )
         self._check_tls()
         self._check_admin()
+        if not 0 <= self.trace_ratio <= 1:
+            raise InvalidArgumentError("--trace-ratio must be 0 to 1")
         if not self.repository_poll_secs > 0:
             raise InvalidArgumentError("--repository-poll-secs must be more than 0")
         if not self.exit_timeout_secs >= 0:

@@ -10,6 +10,7 @@ from headrace.control.registry import Registry
 from headrace.control.rollouts import Rollouts
 from headrace.control.states import LoadedVersion, VersionRoute
 from headrace.monitoring.exporter import ModelSample, RolloutSample, VersionSample
+from headrace.monitoring.tracing import TraceExporter
 
 __all__ = ["Readings", "traffic"]
 
@@ -23,11 +24,13 @@ class Readings:
         registry: Registry,
         rollouts: Rollouts,
         cache: runtime.ResponseCache | None = None,
+        exporter: TraceExporter | None = None,
     ) -> None:
         self._core = core
         self._registry = registry
         self._rollouts = rollouts
         self._cache = cache
+        self._exporter = exporter
 
     def models(self) -> Sequence[ModelSample]:
         return [
@@ -84,6 +87,15 @@ class Readings:
 
     def rollouts_ended(self) -> Mapping[tuple[str, str], int]:
         return self._rollouts.ended()
+
+    def traces(self) -> Mapping[str, int] | None:
+        if self._exporter is None:
+            return None
+        return {
+            "exported": self._exporter.exported,
+            "full": self._exporter.dropped_full,
+            "export": self._exporter.dropped_export,
+        }
 
     def server(self) -> Mapping[str, Any]:
         return self._core.statistics()

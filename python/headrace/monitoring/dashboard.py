@@ -26,6 +26,8 @@ __all__ = ["Dashboard", "state_of"]
 
 _PAGE = Path(__file__).with_name("dashboard.html")
 _FRESH_S = 0.8  # the page asks once a second
+# What a version's own numbers say already.
+_OF_VERSIONS = ("nv_inference_", "nv_model_")
 _HISTOGRAMS = (("request", "request_ns"), ("queue", "queue_ns"), ("infer", "infer_ns"))
 
 
@@ -139,10 +141,10 @@ def _numbers(sample: ModelSample) -> dict[str, Any]:
 
 
 def _metrics(registry: CollectorRegistry) -> dict[str, list[tuple[dict[str, str], float]]]:
-    """{name: [(labels, value)]} of what /metrics has beside histograms and Triton's names."""
+    """{name: [(labels, value)]} of what /metrics has beside the versions' numbers."""
     found: dict[str, list[tuple[dict[str, str], float]]] = {}
     for family in registry.collect():
-        if family.type == "histogram" or family.name.startswith("nv_"):
+        if family.type == "histogram" or family.name.startswith(_OF_VERSIONS):
             continue
         for sample in family.samples:
             found.setdefault(sample.name, []).append((dict(sample.labels), sample.value))

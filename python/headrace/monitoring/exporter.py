@@ -95,6 +95,9 @@ class Source(Protocol):
     def rollouts_ended(self) -> Mapping[tuple[str, str], int]:
         """(model, promoted | rolled_back | ended) -> how many since the start."""
 
+    def traces(self) -> Mapping[str, int] | None:
+        """exported, full, export: traced requests; None when nothing is traced."""
+
     def server(self) -> Mapping[str, Any]:
         """As Server.statistics() answers."""
 
@@ -419,6 +422,21 @@ class _Collector:
         yield handshakes
         for name, key, text in _SERVER_GAUGES:
             yield GaugeMetricFamily(name, text, value=values[key])
+        traces = self._source.traces()
+        if traces is not None:
+            yield CounterMetricFamily(
+                "headrace_traces_exported",
+                "Traced requests that the collector has",
+                value=traces["exported"],
+            )
+            dropped = CounterMetricFamily(
+                "headrace_traces_dropped",
+                "Traced requests that the collector has not, by reason",
+                labels=["reason"],
+            )
+            for reason in ("full", "export"):
+                dropped.add_metric([reason], traces[reason])
+            yield dropped
         if not_after := self._source.tls_not_after():
             yield GaugeMetricFamily(
                 "headrace_tls_certificate_not_after_seconds",

@@ -91,7 +91,7 @@ def test_numbers_and_never_payloads(server) -> None:
     assert version["request"]["count"] == sum(n for _, n in version["request"]["buckets"]) == 2
     assert state["server"] == {"ready": True, "version": "1.2.3"}
     assert state["metrics"]["headrace_ready"] == [[{}, 1.0]]
-    assert not [name for name in state["metrics"] if name.startswith("nv_")]
+    assert not [name for name in state["metrics"] if name.startswith("nv_inference")]
 
 
 def test_nothing_is_collected_before_somebody_looks_and_once_for_all_who_do(server) -> None:
