@@ -24,7 +24,7 @@ from tritonclient.grpc import InferenceServerClient
 from tritonclient.utils import InferenceServerException
 
 from headrace.client.admin import AdminClient
-from headrace.monitoring.grafana import panels
+from headrace.monitoring.grafana_panels import panels
 from headrace.monitoring.rules import RuleOptions, alerts, recordings, rules_yaml
 
 OPTIONS = RuleOptions()
@@ -127,7 +127,9 @@ def scraped(tmp_path_factory: pytest.TempPathFactory) -> Iterator[tuple[Server, 
     config = identity_config("FP32") + "version_policy { specific { versions: [1] } }"
     write_model(repository, "m", config, {"model.py": PICKY})
     write_model(repository, "m", config, {"model.py": IDENTITY}, version=2)
-    (repository / "m" / "policy.yaml").write_text("slo: {latency: 5s, objective: 99%}")
+    (repository / "m" / "policy.yaml").write_text(
+        "slo: {latency: 5s, objective: 99%}\ncache: {bypass_below: 0}"
+    )
     write_model(repository, "broken", identity_config("FP32"), {"model.py": "1 / 0"})
     socket = folder / "admin.sock"
     with tls(folder) as (flags, root):

@@ -12,7 +12,8 @@ import pytest
 import yaml
 
 from headrace.errors import InvalidArgumentError
-from headrace.monitoring.grafana import grafana_json, panels
+from headrace.monitoring.grafana import grafana_json
+from headrace.monitoring.grafana_panels import panels
 from headrace.monitoring.rules import RuleOptions, alerts, rules_yaml
 
 
