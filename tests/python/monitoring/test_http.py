@@ -6,6 +6,7 @@ import gzip
 import json
 import socket
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
@@ -101,7 +102,8 @@ def test_clients_that_say_nothing_keep_nobody_out(server, monkeypatch) -> None:
         for _ in range(3):
             with get(server, "/metrics") as answer:
                 assert answer.status == 200
-        assert threading.active_count() < before + 10
+        while threading.active_count() > before + 10:
+            time.sleep(0.01)  # the ended ones are on their way out; the test's timeout bounds this
         silent[0].settimeout(60)
         assert silent[0].recv(1) == b"", "the oldest were ended"
     finally:
