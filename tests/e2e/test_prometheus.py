@@ -28,6 +28,8 @@ from headrace.monitoring.grafana_panels import panels
 from headrace.monitoring.rules import RuleOptions, alerts, recordings, rules_yaml
 
 OPTIONS = RuleOptions()
+# What the server's models do not ask for: those expressions must be good, and find nothing.
+UNUSED = ("fallback", "breaker", "human")
 PICKY = """
 class Model:
     def __call__(self, inputs):
@@ -202,6 +204,9 @@ def test_every_alert_looks_at_something_that_is_there(scraped) -> None:
     for alert in alerts(OPTIONS):
         prometheus.query(alert.expression)
         for signal in alert.signals:
+            if alert.needs in UNUSED:
+                prometheus.query(signal.expression)
+                continue
             prometheus.wait_for(signal.expression, alert.name)
             limit = signal.comparison.split(" ", 1)[1]
             prometheus.query(limit)
@@ -226,6 +231,9 @@ def test_every_panel_of_the_grafana_dashboard_has_data(scraped) -> None:
                     .replace("$instance", ".*")
                     .replace("$model", ".*")
                 )
+                if panel.needs in UNUSED:
+                    prometheus.query(expression)
+                    continue
                 found = prometheus.wait_for(expression, panel.title)
                 labels = re.findall(r"{{(\w+)}}", query.legend)
                 assert all(set(labels) <= set(series["metric"]) for series in found), panel.title

@@ -25,6 +25,7 @@ class Panel:
     queries: tuple[Query, ...]
     description: str = ""
     kind: str = "timeseries"  # or stat
+    needs: str = ""  # what a model's policy.yaml must ask for before there is something to see
 
 
 def panels(options: RuleOptions) -> list[tuple[str, list[Panel]]]:
@@ -228,6 +229,58 @@ def panels(options: RuleOptions) -> list[tuple[str, list[Panel]]]:
                             "{{model}} {{version}}",
                         ),
                     ),
+                ),
+            ],
+        ),
+        (
+            "Fallbacks and circuit breakers",
+            [
+                Panel(
+                    "Answered by a fallback a second, by why and by whom",
+                    "reqps",
+                    (
+                        Query(
+                            "sum by (model, trigger, target) "
+                            f"(rate(headrace_fallbacks_total{{{model}}}[{_RATE}]))",
+                            "{{model}} {{trigger}}: {{target}}",
+                        ),
+                    ),
+                    "doubtful: nobody was surer; none: nobody answered.",
+                    needs="fallback",
+                ),
+                Panel(
+                    "Breakers that are not closed",
+                    "short",
+                    (
+                        Query(
+                            "max by (model, version, state) (headrace_breaker_state"
+                            f'{{{model}, state!="closed"}})',
+                            "{{model}} {{version}} {{state}}",
+                        ),
+                    ),
+                    needs="breaker",
+                ),
+                Panel(
+                    "Refused a second by an open breaker",
+                    "reqps",
+                    (
+                        Query(
+                            f"sum {by} (rate(headrace_breaker_refused_total{{{model}}}[{_RATE}]))",
+                            "{{model}} {{version}}",
+                        ),
+                    ),
+                    needs="breaker",
+                ),
+                Panel(
+                    "Tickets for people",
+                    "short",
+                    (
+                        Query(
+                            f"sum by (queue, state) (headrace_human_tickets{{{server}}})",
+                            "{{queue}} {{state}}",
+                        ),
+                    ),
+                    needs="human",
                 ),
             ],
         ),

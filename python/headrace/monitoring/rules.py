@@ -68,6 +68,7 @@ class Alert:
     what_to_do: str
     wait: str = "0m"
     window: str = ""  # a label: alerts of one name and severity must differ in one
+    needs: str = ""  # what a model's policy.yaml must ask for before the metric is there
 
     @property
     def expression(self) -> str:
@@ -183,6 +184,42 @@ def _versions(options: RuleOptions) -> list[Alert]:
             "{{ $value | humanizePercentage }} of its requests",
             "Fallbacks may hide it from clients. Look at the failures' reasons on the dashboard.",
             "5m",
+        ),
+        Alert(
+            "HeadraceBreakerOpen",
+            "ticket",
+            (Signal(f'headrace_breaker_state{{{job}, state="open"}}', "== 1"),),
+            "The circuit breaker of {{ $labels.model }} {{ $labels.version }} is open",
+            "The version fails; its fallbacks answer, or nobody does. A bad version: "
+            "`headrace rollout rollback MODEL`.",
+            "1m",
+            needs="breaker",
+        ),
+        Alert(
+            "HeadraceNobodyAnswers",
+            "page",
+            (
+                Signal(
+                    "sum by (job, model, version) "
+                    f'(rate(headrace_fallbacks_total{{{job}, target="none"}}[5m]))',
+                    "> 0.01 * sum by (job, model, version) (headrace:requests:rate5m)",
+                ),
+            ),
+            "{{ $labels.model }} {{ $labels.version }}: no fallback answers "
+            "{{ $value | humanize }} requests a second",
+            "The version and every step of its fallback fail: the dashboard says why each was "
+            "asked.",
+            "5m",
+            needs="fallback",
+        ),
+        Alert(
+            "HeadraceTicketsWait",
+            "ticket",
+            (Signal(f"headrace_human_oldest_seconds{{{job}}}", "> 3600"),),
+            "A ticket of {{ $labels.queue }} waits for {{ $value | humanizeDuration }}",
+            "People who decide are missing, or their leases run out.",
+            "5m",
+            needs="human",
         ),
         Alert(
             "HeadraceRolledBack",
