@@ -16,6 +16,7 @@
 #include "bindings/traces.h"
 #include "routing/fallback.h"
 #include "routing/router.h"
+#include "routing/shadow.h"
 #include "serving/core_planner.h"
 #include "serving/model_version.h"
 
@@ -120,11 +121,16 @@ struct PyTraffic {
   std::string key;
   std::string salt;
   std::map<std::string, std::string> fallback;  // label -> label that answers what it fails
+  std::string shadow;  // label that gets copies of what goes to the default; empty: none does
+  ShadowOptions shadow_options;
+  std::shared_ptr<ShadowTally> shadow_tally;
 };
 
 PyTraffic make_traffic(int64_t default_version, std::map<std::string, int64_t> labels,
                        std::vector<std::pair<std::string, double>> split, std::string key,
-                       std::string salt, std::map<std::string, std::string> fallback) {
+                       std::string salt, std::map<std::string, std::string> fallback,
+                       std::string shadow, double shadow_share, double shadow_tolerance,
+                       std::shared_ptr<ShadowTally> shadow_tally) {
   const auto check = [&](const std::string& label) {
     if (!labels.contains(label)) throw py::value_error("no label '" + label + "'");
   };
@@ -140,8 +146,19 @@ PyTraffic make_traffic(int64_t default_version, std::map<std::string, int64_t> l
     check(other);
     if (label == other) throw py::value_error("'" + label + "' cannot fall back to itself");
   }
-  return {default_version, std::move(labels), std::move(split),
-          std::move(key),  std::move(salt),   std::move(fallback)};
+  ShadowOptions options;
+  if (!shadow.empty()) {
+    check(shadow);
+    if (!split.empty()) throw py::value_error("a split and a shadow exclude each other");
+    if (shadow_tally == nullptr) throw py::value_error("a shadow needs a tally");
+    if (!(shadow_share > 0 && shadow_share <= 1)) throw py::value_error("a shadow's share");
+    if (!(shadow_tolerance >= 0)) throw py::value_error("a shadow's tolerance");
+    options.share = shadow_share;
+    options.tolerance = shadow_tolerance;
+  }
+  return {default_version,   std::move(labels), std::move(split),
+          std::move(key),    std::move(salt),   std::move(fallback),
+          std::move(shadow), options,           std::move(shadow_tally)};
 }
 
 // What is not ready takes no part: its share is the others'.
@@ -171,6 +188,14 @@ void apply(const PyTraffic& traffic, ModelRoutes& routes) {
     sum += share;
   }
   if (sum > 0) routes.split = TrafficSplit(std::move(arms), traffic.key, traffic.salt);
+  if (!traffic.shadow.empty()) {
+    const std::shared_ptr<Servable>& shadow = routes.labels[traffic.shadow].servable;
+    if (shadow != nullptr && routes.default_version != nullptr &&
+        shadow != routes.default_version) {
+      routes.default_version = std::make_shared<Shadow>(
+          std::move(routes.default_version), shadow, traffic.shadow_tally, traffic.shadow_options);
+    }
+  }
 }
 
 // Server with its Python handlers and what runs them.
@@ -330,11 +355,20 @@ void bind_server(py::module_& module) {
            "max_concurrent_calls"_a = 0, "kserve"_a = true, "busy_poll_s"_a = 0.0,
            "response_compression"_a = 0);
   module.def("default_limits", &default_limits);
+  py::class_<ShadowTally, std::shared_ptr<ShadowTally>>(module, "ShadowTally")
+      .def(py::init<>())
+      .def("read", [](const ShadowTally& self) {
+        const ShadowTally::Values values = self.read();
+        return py::dict("compared"_a = values.compared, "different"_a = values.different,
+                        "failed"_a = values.failed, "dropped"_a = values.dropped,
+                        "largest_difference"_a = values.largest_difference);
+      });
   py::class_<PyTraffic>(module, "Traffic")
       .def(py::init(&make_traffic), py::kw_only(), "default_version"_a = 0,
            "labels"_a = std::map<std::string, int64_t>(),
            "split"_a = std::vector<std::pair<std::string, double>>(), "key"_a = "", "salt"_a = "",
-           "fallback"_a = std::map<std::string, std::string>());
+           "fallback"_a = std::map<std::string, std::string>(), "shadow"_a = "",
+           "shadow_share"_a = 1.0, "shadow_tolerance"_a = 0.0, "shadow_tally"_a = py::none());
   py::class_<PyServer>(module, "Server")
       .def(py::init<const PyServerOptions&>(), "options"_a)
       .def("add_method", &PyServer::add_method, "path"_a, "run"_a, py::kw_only(),

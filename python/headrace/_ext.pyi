@@ -235,6 +235,15 @@ def plan_cores(cores: int, demands: Sequence[tuple[str, int, int]]) -> list[tupl
     """[(model, instances, threads asked or 0)] -> [(model, instances, threads an instance)]."""
 
 @final
+class ShadowTally:
+    """What comparing answers with a shadow's found."""
+
+    def __init__(self) -> None: ...
+    def read(self) -> dict[str, float]:
+        """compared, different (by more than the tolerance), failed (the shadow alone), dropped (too
+        many on their way): counts; largest_difference of floating-point values."""
+
+@final
 class Traffic:
     def __init__(
         self,
@@ -245,13 +254,18 @@ class Traffic:
         key: str = "",
         salt: str = "",
         fallback: Mapping[str, str] = {},
+        shadow: str = "",
+        shadow_share: float = 1.0,
+        shadow_tolerance: float = 0.0,
+        shadow_tally: ShadowTally | None = None,
     ) -> None:
         """How a model's requests are shared out. default_version 0: the highest ready one. labels:
         names that clients may use in the place of a version. split: labels with their shares
         (relative to the sum) of what names no version; empty: the default has all. key: the
         request parameter whose value decides, so that one user stays with one arm; without it the
         request id, else chance. salt: makes splits independent. fallback: {label: label that
-        answers what it fails}. Raises ValueError."""
+        answers what it fails}. shadow: label that gets copies of a share of what goes to the
+        default, for comparison; `shadow_tally` counts. Raises ValueError."""
 
 @final
 class ServerOptions:

@@ -134,6 +134,16 @@ def start(
     fallback: Annotated[
         bool, typer.Option(help="Answer what the candidate fails with the stable version.")
     ] = True,
+    shadow: Annotated[
+        bool,
+        typer.Option(
+            "--shadow",
+            help="Copy that share to it instead: clients get nothing of it, answers are compared.",
+        ),
+    ] = False,
+    tolerance: Annotated[
+        float, typer.Option(help="Of a shadow's FP32 and FP64 outputs; 0 = the default, 0.001.")
+    ] = 0.0,
     grpc_port: Port = 8001,
     admin_socket: Socket = None,
     as_json: AsJson = False,
@@ -143,7 +153,7 @@ def start(
         state = client.start(
             model,
             version,
-            share=_share(share),
+            share=_share(share, shadow),
             key=by,
             alpha=alpha,
             latency_ratio=latency_ratio,
@@ -151,6 +161,8 @@ def start(
             min_seconds=min_seconds,
             manual_promotion=manual,
             fallback=fallback,
+            shadow=shadow,
+            tolerance=tolerance,
         )
     _print([state], as_json)
 
@@ -194,13 +206,13 @@ def rollback(
         _print([client.rollback(model)], as_json)
 
 
-def _share(text: str) -> float:
+def _share(text: str, shadow: bool) -> float:
     """ "5%" or "0.05"."""
     try:
         share = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         share = -1.0
-    if not 0 < share < 1:
+    if not (0 < share < 1 or (shadow and share == 1)):
         raise InvalidArgumentError(
             f"--share is '{text}'; it must be a share above 0 and below 1, as 5% or 0.05"
         )
@@ -221,6 +233,11 @@ _FIGURES = (
     "candidate_failures",
     "stable_p99_us",
     "candidate_p99_us",
+    "shadow",
+    "compared",
+    "different",
+    "dropped",
+    "largest_difference",
 )
 
 
@@ -243,11 +260,20 @@ def _print(states: list[Any], as_json: bool) -> None:
     table.add_column("state")
     for state in states:
         share = state.share if state.state == "running" else float(state.state == "promoted")
+        shares = (f"{1 - share:.3g}", f"{share:.3g}")
+        reason = state.reason
+        if state.shadow:
+            reason = (
+                f"{state.compared:,} answers compared, {state.different:,} differ (at most by "
+                f"{state.largest_difference:.3g}), {state.dropped:,} not copied; {reason}"
+            )
+            if state.state == "running":
+                shares = ("1", f"{share:.3g} copied")
         table.add_row(
             state.model,
             "stable",
             str(state.stable),
-            f"{1 - share:.3g}",
+            shares[0],
             f"{state.stable_requests:,}",
             f"{state.stable_failures:,}",
             _micros(state.stable_p99_us),
@@ -257,11 +283,11 @@ def _print(states: list[Any], as_json: bool) -> None:
             "",
             "canary",
             str(state.candidate),
-            f"{share:.3g}",
+            shares[1],
             f"{state.candidate_requests:,}",
             f"{state.candidate_failures:,}",
             _micros(state.candidate_p99_us),
-            state.reason,
+            reason,
         )
     # Piped: whole lines, nothing cut to a window that is not there.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)

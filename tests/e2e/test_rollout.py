@@ -272,6 +272,34 @@ def test_a_rollback_to_what_is_gone_is_refused_and_takes_nothing_away(repository
         assert answer.get_response().model_version == "2"
 
 
+def test_a_shadow_is_compared_and_no_client_gets_its_answers(repository: Path) -> None:
+    nearly = GOOD.replace("{number}", "1.0005")  # within the tolerance, of FP32
+    with Server(repository) as server, admin_of(server) as admin:
+        version(repository, 2, nearly)
+        version(repository, 3)
+        for candidate, differs in ((2, False), (3, True)):
+            admin.start("m", candidate, share=1, shadow=True)
+            with clients(server, 2) as seen:
+                eventually(lambda: state(server).compared >= 50, "compared")
+            assert seen.problems == []
+            assert set(seen.answers) == {"1"}
+            now = state(server)
+            assert now.shadow
+            assert now.state == "running"
+            assert now.different == (now.compared if differs else 0)
+            assert now.largest_difference == pytest.approx(2 if differs else 0.0005, rel=0.01)
+            admin.rollback("m")
+        assert "answers compared" in cli(server, "status")
+        # One that fails is found out like any other, and nobody noticed.
+        version(repository, 4, FAILS)
+        admin.start("m", 4, share=1, shadow=True)
+        with clients(server) as seen:
+            eventually(lambda: state(server).state == "rolled_back", "rolled back")
+        assert seen.problems == []
+        assert set(seen.answers) == {"1"}
+        assert seen.fallbacks == 0
+
+
 def loaded(server: Server) -> set[str]:
     rows = server.client.get_model_repository_index().models
     return {row.version for row in rows if row.state == "READY"}

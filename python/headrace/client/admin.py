@@ -95,6 +95,8 @@ class AdminClient:
         min_seconds: float = 0.0,
         manual_promotion: bool = False,
         fallback: bool = True,
+        shadow: bool = False,
+        tolerance: float = 0.0,
     ) -> admin.RolloutState:
         """0 stands for the server's default."""
         request = admin.RolloutStartRequest(
@@ -108,6 +110,8 @@ class AdminClient:
             min_seconds=min_seconds,
             manual_promotion=manual_promotion,
             no_fallback=not fallback,
+            shadow=shadow,
+            tolerance=tolerance,
         )
         return self._call("RolloutStart", request, admin.RolloutState)
 

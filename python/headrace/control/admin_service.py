@@ -57,8 +57,9 @@ class AdminService:
             "share": 0.05,
             "key": request.key,
             "auto_promote": not request.manual_promotion,
+            "shadow": request.shadow,
         }
-        for name in ("share", "alpha", "latency_ratio", "min_requests", "min_seconds"):
+        for name in ("share", "alpha", "latency_ratio", "min_requests", "min_seconds", "tolerance"):
             value = getattr(request, name)
             if value:  # 0 stands for the default
                 wanted[name] = value
@@ -92,4 +93,9 @@ def _message(state: RolloutState) -> admin.RolloutState:
         candidate_failures=state.candidate_failures,
         stable_p99_us=state.stable_p99_us,
         candidate_p99_us=state.candidate_p99_us,
+        shadow=state.plan.shadow,
+        compared=int(state.shadow.get("compared", 0)),
+        different=int(state.shadow.get("different", 0)),
+        dropped=int(state.shadow.get("dropped", 0)),
+        largest_difference=state.shadow.get("largest_difference", 0.0),
     )

@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from typing import Any
 
 from headrace import runtime
 from headrace.control.states import (
@@ -291,17 +292,7 @@ class Registry:
                 }
                 for name, record in self._models.items()
             },
-            {
-                name: runtime.Traffic(
-                    default_version=record.route.default,
-                    labels=_labels(record),
-                    split=record.route.split,
-                    key=record.route.key,
-                    salt=record.route.salt,
-                    fallback=record.route.fallback,
-                )
-                for name, record in self._models.items()
-            },
+            {name: _traffic(record) for name, record in self._models.items()},
         )
         self._announce()
 
@@ -317,6 +308,27 @@ class Registry:
         for name in self._health.keys() - health.keys():
             self._server.set_health(name, False)
         self._health = health
+
+
+def _traffic(record: ModelRecord) -> runtime.Traffic:
+    route = record.route
+    shadow: dict[str, Any] = {}
+    if route.shadow is not None:
+        shadow = {
+            "shadow": route.shadow.label,
+            "shadow_share": route.shadow.share,
+            "shadow_tolerance": route.shadow.tolerance,
+            "shadow_tally": route.shadow.tally,
+        }
+    return runtime.Traffic(
+        default_version=route.default,
+        labels=_labels(record),
+        split=route.split,
+        key=route.key,
+        salt=route.salt,
+        fallback=route.fallback,
+        **shadow,
+    )
 
 
 def _labels(record: ModelRecord) -> dict[str, int]:

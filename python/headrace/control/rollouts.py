@@ -21,7 +21,7 @@ from typing import Literal
 
 from headrace import runtime
 from headrace.control.manager import ModelManager
-from headrace.control.states import LoadedVersion, ModelRecord, VersionRoute
+from headrace.control.states import LoadedVersion, ModelRecord, Shadow, VersionRoute
 from headrace.errors import (
     FailedPreconditionError,
     HeadraceError,
@@ -62,6 +62,8 @@ class RolloutState:
     candidate_failures: int = 0
     stable_p99_us: float = 0.0
     candidate_p99_us: float = 0.0
+    # Of a shadow, as ShadowTally.read(); empty otherwise.
+    shadow: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -122,6 +124,7 @@ class _Rollout:
     began: float
     judge: Judge
     fallback: bool
+    tally: runtime.ShadowTally = field(default_factory=runtime.ShadowTally)
     watched: dict[str, _Watched] = field(default_factory=dict)  # by label
     limit: int | None = None  # the first latency bucket that counts as slow
     files: Mapping[int, str] = field(default_factory=dict)  # fingerprints by version
@@ -196,14 +199,23 @@ class Rollouts:
         rollout.stable = stable.number
         self._manager.route_beside(
             plan.model,
-            lambda _: VersionRoute(
-                default=stable.number,
-                labels={CANARY: plan.candidate},
-                split=((CANARY, plan.share), (STABLE, 1.0 - plan.share)),
-                key=plan.key,
-                salt=f"{plan.model}/{plan.candidate}",
-                fallback={CANARY: STABLE} if rollout.fallback else {},
-                pinned=frozenset({stable.number, plan.candidate}),
+            lambda _: (
+                VersionRoute(
+                    default=stable.number,
+                    labels={CANARY: plan.candidate},
+                    shadow=Shadow(CANARY, plan.share, plan.tolerance, rollout.tally),
+                    pinned=frozenset({stable.number, plan.candidate}),
+                )
+                if plan.shadow
+                else VersionRoute(
+                    default=stable.number,
+                    labels={CANARY: plan.candidate},
+                    split=((CANARY, plan.share), (STABLE, 1.0 - plan.share)),
+                    key=plan.key,
+                    salt=f"{plan.model}/{plan.candidate}",
+                    fallback={CANARY: STABLE} if rollout.fallback else {},
+                    pinned=frozenset({stable.number, plan.candidate}),
+                )
             ),
             lambda record: self._take_sight(rollout, record),
         )
@@ -211,10 +223,11 @@ class Rollouts:
             rollout.state = "running"
             self._note(rollout, "running")
         _log.info(
-            "rollout of %s %d: %.3g %% of the requests; %d is stable",
+            "rollout of %s %d: %.3g %% of the requests%s; %d is stable",
             plan.model,
             plan.candidate,
             plan.share * 100,
+            ", copied" if plan.shadow else "",
             stable.number,
         )
 
@@ -484,4 +497,5 @@ def _state(rollout: _Rollout) -> RolloutState:
         candidate_failures=canary.failures,
         stable_p99_us=_p99_us(stable),
         candidate_p99_us=_p99_us(canary),
+        shadow=rollout.tally.read() if rollout.plan.shadow else {},
     )

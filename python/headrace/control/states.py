@@ -22,6 +22,7 @@ __all__ = [
     "LoadedVersion",
     "ModelRecord",
     "ModelState",
+    "Shadow",
     "VersionRecord",
     "VersionRoute",
     "cause_text",
@@ -87,6 +88,16 @@ class VersionRecord:
 
 
 @dataclass(frozen=True)
+class Shadow:
+    """Copies of a share of what goes to the default version go to `label` too, and are compared."""
+
+    label: str
+    share: float
+    tolerance: float
+    tally: runtime.ShadowTally
+
+
+@dataclass(frozen=True)
 class VersionRoute:
     """Which versions take part and how a model's requests are shared out over them; what
     `runtime.Traffic` and the version policy are made from. The default: as the policy says, all to
@@ -98,6 +109,7 @@ class VersionRoute:
     key: str = ""  # the request parameter whose value decides
     salt: str = ""
     fallback: Mapping[str, str] = field(default_factory=dict)  # label -> label
+    shadow: Shadow | None = None
     pinned: frozenset[int] = frozenset()  # loaded whatever the version policy says
 
 

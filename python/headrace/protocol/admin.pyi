@@ -20,6 +20,8 @@ class RolloutStartRequest(_message.Message):
         "min_seconds",
         "manual_promotion",
         "no_fallback",
+        "shadow",
+        "tolerance",
     )
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
@@ -31,6 +33,8 @@ class RolloutStartRequest(_message.Message):
     MIN_SECONDS_FIELD_NUMBER: _ClassVar[int]
     MANUAL_PROMOTION_FIELD_NUMBER: _ClassVar[int]
     NO_FALLBACK_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    TOLERANCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     candidate: int
     share: float
@@ -41,6 +45,8 @@ class RolloutStartRequest(_message.Message):
     min_seconds: float
     manual_promotion: bool
     no_fallback: bool
+    shadow: bool
+    tolerance: float
     def __init__(
         self,
         model: _Optional[str] = ...,
@@ -53,6 +59,8 @@ class RolloutStartRequest(_message.Message):
         min_seconds: _Optional[float] = ...,
         manual_promotion: _Optional[bool] = ...,
         no_fallback: _Optional[bool] = ...,
+        shadow: _Optional[bool] = ...,
+        tolerance: _Optional[float] = ...,
     ) -> None: ...
 
 class RolloutState(_message.Message):
@@ -70,6 +78,11 @@ class RolloutState(_message.Message):
         "candidate_failures",
         "stable_p99_us",
         "candidate_p99_us",
+        "shadow",
+        "compared",
+        "different",
+        "dropped",
+        "largest_difference",
     )
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STABLE_FIELD_NUMBER: _ClassVar[int]
@@ -84,6 +97,11 @@ class RolloutState(_message.Message):
     CANDIDATE_FAILURES_FIELD_NUMBER: _ClassVar[int]
     STABLE_P99_US_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_P99_US_FIELD_NUMBER: _ClassVar[int]
+    SHADOW_FIELD_NUMBER: _ClassVar[int]
+    COMPARED_FIELD_NUMBER: _ClassVar[int]
+    DIFFERENT_FIELD_NUMBER: _ClassVar[int]
+    DROPPED_FIELD_NUMBER: _ClassVar[int]
+    LARGEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
     model: str
     stable: int
     candidate: int
@@ -97,6 +115,11 @@ class RolloutState(_message.Message):
     candidate_failures: int
     stable_p99_us: float
     candidate_p99_us: float
+    shadow: bool
+    compared: int
+    different: int
+    dropped: int
+    largest_difference: float
     def __init__(
         self,
         model: _Optional[str] = ...,
@@ -112,6 +135,11 @@ class RolloutState(_message.Message):
         candidate_failures: _Optional[int] = ...,
         stable_p99_us: _Optional[float] = ...,
         candidate_p99_us: _Optional[float] = ...,
+        shadow: _Optional[bool] = ...,
+        compared: _Optional[int] = ...,
+        different: _Optional[int] = ...,
+        dropped: _Optional[int] = ...,
+        largest_difference: _Optional[float] = ...,
     ) -> None: ...
 
 class RolloutStatusRequest(_message.Message):

@@ -45,12 +45,21 @@ class RolloutPlan:
     min_requests: int = 1000  # of the candidate, before it can be promoted
     min_seconds: float = 60.0  # before it can be promoted
     auto_promote: bool = True  # False: stay until someone promotes
+    # The share is copied to the candidate instead of given to it: clients get nothing of it, its
+    # answers are compared with theirs. Never promoted by itself.
+    shadow: bool = False
+    tolerance: float = 1e-3  # of a shadow's FP32 and FP64 outputs, relative to max(1, |value|)
 
     def __post_init__(self) -> None:
         if not isinstance(self.model, str) or not self.model:
             raise _wrong("model", self.model, "a model's name")
         _whole("candidate", self.candidate, 1, 2**63 - 1)
-        _number("share", self.share, "above 0 and below 1 (or 0% and 100%)", lambda v: 0 < v < 1)
+        if self.shadow:
+            _number("share", self.share, "above 0, at most 1 (or 100%)", lambda v: 0 < v <= 1)
+        else:
+            _number(
+                "share", self.share, "above 0 and below 1 (or 0% and 100%)", lambda v: 0 < v < 1
+            )
         if (
             not isinstance(self.key, str)
             or len(self.key) > _MOST_KEY_LENGTH
@@ -80,8 +89,10 @@ class RolloutPlan:
             f"0 to {_MOST_SECONDS}",
             lambda v: 0 <= v <= _MOST_SECONDS,
         )
-        if not isinstance(self.auto_promote, bool):
-            raise _wrong("auto_promote", self.auto_promote, "true or false")
+        for name in ("auto_promote", "shadow"):
+            if not isinstance(getattr(self, name), bool):
+                raise _wrong(name, getattr(self, name), "true or false")
+        _number("tolerance", self.tolerance, "0 to 1000", lambda v: 0 <= v <= 1000)
 
     def slow_after(self, stable_p99: float) -> float:
         """The limit past which a request counts as slow, in the unit of `stable_p99`."""
@@ -97,7 +108,7 @@ class RolloutPlan:
             alpha=self.alpha,
             min_requests=self.min_requests,
             min_seconds=self.min_seconds,
-            auto_promote=self.auto_promote,
+            auto_promote=self.auto_promote and not self.shadow,
         )
 
 
@@ -113,6 +124,8 @@ _FIELDS: dict[str, tuple[str, bool]] = {
     "min_requests": ("min_requests", False),
     "min_seconds": ("min_seconds", False),
     "auto_promote": ("auto_promote", False),
+    "shadow": ("shadow", False),
+    "tolerance": ("tolerance", False),
 }
 _STOP_IF = ("error", "p99")
 
