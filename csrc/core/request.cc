@@ -78,6 +78,7 @@ void Request::reset() {
   answered_by.reset();
   trigger = Trigger::kNone;
   confidence.reset();
+  doubtful = false;
   ticket.clear();
   chain_depth = 0;
   interest_ = nullptr;

@@ -171,6 +171,7 @@ class Request {
   std::shared_ptr<const std::string> answered_by;    // who did in their place; null: the first
   Trigger trigger = Trigger::kNone;                  // why the first answer was not good enough
   std::optional<float> confidence;                   // of the answer, where a policy looks at it
+  bool doubtful = false;                             // the best answer there is, not good enough
   std::string ticket;                                // a person's; empty: none
   uint32_t chain_depth = 0;                          // how many fallback chains it is in
 

@@ -22,6 +22,12 @@ class Servable {
     for (RequestPtr& request : requests) submit(std::move(request));
   }
   virtual const ModelSpec& spec() const = 0;
+  // Whether requests have a chance: false while everything that could run one is being rebuilt. Any
+  // thread, lock-free.
+  virtual bool ready() const noexcept { return true; }
+  // A request that it was given was not answered in time; its answer is of no use any more. Any
+  // thread.
+  virtual void gave_up() noexcept {}
 };
 
 }  // namespace headrace

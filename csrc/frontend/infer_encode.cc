@@ -21,6 +21,7 @@ constexpr protozero::pbf_tag_type kShape = 3;
 // map<string, InferParameter>.
 constexpr protozero::pbf_tag_type kMapKey = 1;
 constexpr protozero::pbf_tag_type kMapValue = 2;
+constexpr protozero::pbf_tag_type kBoolParam = 1;
 constexpr protozero::pbf_tag_type kStringParam = 3;
 constexpr protozero::pbf_tag_type kDoubleParam = 4;
 
@@ -45,6 +46,13 @@ void add_parameter(protozero::pbf_writer& response, std::string_view key, double
   value.add_double(kDoubleParam, number);
 }
 
+void add_flag(protozero::pbf_writer& response, std::string_view key) {
+  protozero::pbf_writer entry(response, kParameters);
+  add(entry, kMapKey, key);
+  protozero::pbf_writer value(entry, kMapValue);
+  value.add_bool(kBoolParam, true);
+}
+
 // How the answer came about, for requests that a policy looked at.
 void add_policy_parameters(protozero::pbf_writer& writer, const Request& request) {
   if (request.trigger != Trigger::kNone) {
@@ -54,6 +62,7 @@ void add_policy_parameters(protozero::pbf_writer& writer, const Request& request
   if (request.confidence) {
     add_parameter(writer, "hr.confidence", static_cast<double>(*request.confidence));
   }
+  if (request.doubtful) add_flag(writer, "hr.low_confidence");
   if (!request.ticket.empty()) add_parameter(writer, "hr.ticket", request.ticket);
 }
 

@@ -100,7 +100,7 @@ void KServeService::add_to(MethodTable& methods, std::size_t max_message_bytes) 
         if (!found && found.error().code() == StatusCode::kInvalidArgument) {
           return call.fail(found.error());
         }
-        respond_number(call, found ? 1 : 0);
+        respond_number(call, found && (*found)->ready() ? 1 : 0);
       }),
       kProbeBytes);
   add("/grpc.health.v1.Health/Check",

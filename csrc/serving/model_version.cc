@@ -9,7 +9,7 @@
 
 #include "batching/gather_split.h"
 #include "serving/check_request.h"
-#include "serving/classification.h"
+#include "core/classification.h"
 #include "serving/finite.h"
 #include "serving/signature.h"
 

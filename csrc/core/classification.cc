@@ -1,7 +1,6 @@
-#include "serving/classification.h"
+#include "core/classification.h"
 
 #include <algorithm>
-#include <bit>
 #include <cmath>
 #include <cstring>
 #include <numeric>
@@ -10,21 +9,10 @@
 #include <type_traits>
 #include <vector>
 
+#include "core/half.h"
+
 namespace headrace {
 namespace {
-
-// IEEE binary16 -> float, exact.
-float half_to_float(uint16_t half) {
-  const uint32_t sign = static_cast<uint32_t>(half & 0x8000) << 16;
-  const uint32_t exponent = (half >> 10) & 0x1f;
-  const uint32_t mantissa = half & 0x3ff;
-  if (exponent == 0) {  // zero or subnormal: mantissa * 2^-24
-    const float magnitude = std::ldexp(static_cast<float>(mantissa), -24);
-    return sign == 0 ? magnitude : -magnitude;
-  }
-  const uint32_t widened = exponent == 0x1f ? 0xff : exponent + (127 - 15);
-  return std::bit_cast<float>(sign | (widened << 23) | (mantissa << 13));
-}
 
 struct Half {
   uint16_t bits;
@@ -32,7 +20,7 @@ struct Half {
 };
 struct BFloat16 {
   uint16_t bits;
-  float value() const { return std::bit_cast<float>(static_cast<uint32_t>(bits) << 16); }
+  float value() const { return bfloat16_to_float(bits); }
 };
 
 template <class T>

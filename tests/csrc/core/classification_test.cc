@@ -1,4 +1,4 @@
-#include "serving/classification.h"
+#include "core/classification.h"
 
 #include <doctest/doctest.h>
 
