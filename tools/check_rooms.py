@@ -59,6 +59,7 @@ PYTHON_FLOORS = {
     "runtime": 4,
     "repository": 4,
     "rollout": 4,
+    "human": 4,
     "monitoring": 4,
     "guards": 4,
     "audit": 4,

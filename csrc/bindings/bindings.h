@@ -10,6 +10,7 @@ void bind_specs(pybind11::module_& module);     // TensorSpec, ModelSpec, QueueP
 void bind_backends(pybind11::module_& module);  // Model, OpenVinoBackend, callback_model
 void bind_serving(pybind11::module_& module);   // ModelVersion, plan_cores, ...
 void bind_cache(pybind11::module_& module);     // ResponseCache, CachedServable
+void bind_fallback(pybind11::module_& module);  // FallbackChain, Guarded, HumanDesk, ...
 void bind_call(pybind11::module_& module);      // ServerCall, CallEvents
 void bind_server(pybind11::module_& module);    // ServerOptions, Server
 

@@ -7,6 +7,7 @@ PYBIND11_MODULE(_ext, module) {
   headrace::bind_backends(module);
   headrace::bind_serving(module);
   headrace::bind_cache(module);
+  headrace::bind_fallback(module);
   headrace::bind_call(module);
   headrace::bind_server(module);
 }

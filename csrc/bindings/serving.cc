@@ -204,7 +204,8 @@ std::vector<std::tuple<std::string, uint32_t, uint32_t>> plan(
 }  // namespace
 
 void bind_serving(py::module_& module) {
-  py::class_<Servable, std::shared_ptr<Servable>>(module, "Servable");
+  py::class_<Servable, std::shared_ptr<Servable>>(module, "Servable")
+      .def_property_readonly("ready", &Servable::ready);
   py::class_<ModelVersion, Servable, std::shared_ptr<ModelVersion>>(module, "ModelVersion")
       .def(py::init(&make_version), "spec"_a, "model"_a, py::kw_only(), "policy"_a, "instances"_a,
            "admission"_a = AdmissionPolicy{})

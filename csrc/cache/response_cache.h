@@ -120,6 +120,7 @@ class CachedServable final : public Servable,
   void submit(RequestPtr request) override;
   void submit_together(std::span<RequestPtr> requests) override;
   const ModelSpec& spec() const override { return servable_->spec(); }
+  bool ready() const noexcept override { return servable_->ready(); }
 
   // The servable has answered the first of a flight.
   void complete(RequestPtr request) noexcept override;

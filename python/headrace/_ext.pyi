@@ -149,6 +149,10 @@ def callback_model(
 class Servable:
     """What answers requests; composed here, executed by the core."""
 
+    @property
+    def ready(self) -> bool:
+        """Whether requests have a chance; False while every instance is being rebuilt."""
+
 @final
 class CachedServable(Servable):
     """A servable with a cache in front of it: a question is asked once.
@@ -221,6 +225,153 @@ class ModelVersion(Servable):
         request of the lowest priority, "correction": of estimates, "batches": seen by the cost
         model, "batch_fixed_ns", "batch_row_ns": what it says a batch costs, "batch_p95_ns": of one
         of "batch_limit" rows, the most}"""
+
+@final
+class Link:
+    """A servable that changes, or is not there for a while: where a fallback leads."""
+
+    def __init__(self) -> None: ...
+    def point_to(self, servable: Servable | None) -> None: ...
+
+@final
+class Guarded(Servable):
+    """A servable behind a circuit breaker."""
+
+    def __init__(
+        self,
+        servable: Servable,
+        *,
+        failure_rate: float = 0.5,
+        min_requests: int = 20,
+        consecutive: int = 0,
+        window_s: float = 10.0,
+        open_s: float = 5.0,
+        open_max_s: float = 60.0,
+        probes: int = 3,
+    ) -> None:
+        """Opens when `failure_rate` of at least `min_requests` of the last `window_s` failed, or
+        `consecutive` in a row (0: does not count); for open_s, twice as long each time the
+        `probes` requests that it lets through then do not all succeed."""
+
+    @property
+    def state(self) -> str:
+        """ "closed", "open" or "half_open"."""
+
+    @property
+    def refused(self) -> int: ...
+    def changes(self) -> dict[str, int]:
+        """How often it changed to each state."""
+
+@final
+class HumanDesk:
+    """Where chains leave what a person is to decide."""
+
+    def __init__(self) -> None: ...
+    def next(self, timeout_s: float) -> Case | None:
+        """Waits for a case; None when none came, or after close()."""
+
+    def close(self) -> None: ...
+
+@final
+class Case:
+    """A request on its way to a person. File it, or refuse it; `awaited` ones may be resolved while
+    `wait_s` lasts. What comes too late does nothing."""
+
+    @property
+    def queue(self) -> str: ...
+    @property
+    def model(self) -> str: ...
+    @property
+    def version(self) -> str: ...
+    @property
+    def request_id(self) -> str: ...
+    @property
+    def trigger(self) -> str: ...
+    @property
+    def confidence(self) -> float | None: ...
+    @property
+    def wait_s(self) -> float: ...
+    @property
+    def awaited(self) -> bool: ...
+    @property
+    def outputs(self) -> list[tuple[str, str, list[int]]]:
+        """(name, datatype, dims with the batch dimension) that a decision is to have."""
+
+    def inputs(self) -> dict[str, Array]:
+        """Empty unless the step has `payload`."""
+
+    def suggestion(self) -> dict[str, Array]:
+        """The best answer so far; empty unless the step has `payload`."""
+
+    def filed(self, ticket: str) -> None: ...
+    def refused(self, why: str) -> None: ...
+    def resolve(self, outputs: dict[str, Array]) -> None:
+        """Raises InvalidArgumentError naming the output that is not as `outputs` says."""
+
+@final
+class ChainStep:
+    """`on`: the triggers that lead to the step; None: all but "invalid_input"."""
+
+    @staticmethod
+    def model(
+        name: str, link: Link, *, on: Sequence[str] | None = None, timeout_s: float = 0.0
+    ) -> ChainStep: ...
+    @staticmethod
+    def rule(
+        name: str,
+        servable: Servable,
+        outputs: dict[str, Array],
+        *,
+        on: Sequence[str] | None = None,
+    ) -> ChainStep:
+        """A row of each of the servable's outputs. Raises InvalidArgumentError naming the output
+        that does not fit."""
+
+    @staticmethod
+    def person(
+        name: str,
+        desk: HumanDesk,
+        queue: str,
+        *,
+        wait_s: float = 0.0,
+        payload: bool = False,
+        on: Sequence[str] | None = None,
+    ) -> ChainStep: ...
+
+@final
+class Accept:
+    def __init__(
+        self,
+        output: str,
+        confidence: float,
+        *,
+        activation: str = "none",
+        measure: str = "probability",
+    ) -> None:
+        """activation: "none", "softmax", "sigmoid"; measure: "probability", "margin"."""
+
+@final
+class FallbackChain(Servable):
+    def __init__(
+        self,
+        first: Servable,
+        name: str,
+        steps: Sequence[ChainStep],
+        *,
+        accept: Accept | None = None,
+        budget_s: float = 0.0,
+    ) -> None:
+        """What `first`, called `name`, refuses, fails, is too slow or unsure about goes to the
+        steps. budget_s: how long a request may take in all; 0: until its deadline. Raises
+        InvalidArgumentError when accept's output is none that has a confidence."""
+
+    drift: bool
+    @property
+    def p95_s(self) -> float:
+        """Of the first servable's answers; 0: not known."""
+
+    def counts(self) -> list[tuple[str, str, int]]:
+        """[(trigger, the step that answered or "doubtful" or "none", requests)]."""
 
 def histogram_bounds_ns() -> list[int]:
     """Upper bounds (exclusive), four an octave, of every latency histogram."""

@@ -7,10 +7,17 @@ from typing import TYPE_CHECKING, Any
 
 try:
     from headrace._ext import (
+        Accept,
         AdmissionPolicy,
         BatchPolicy,
         CachedServable,
         CallEvents,
+        Case,
+        ChainStep,
+        FallbackChain,
+        Guarded,
+        HumanDesk,
+        Link,
         Model,
         ModelSpec,
         ModelVersion,
@@ -39,6 +46,13 @@ except ImportError as error:
     ) from error
 
 __all__ = [
+    "Accept",
+    "Case",
+    "ChainStep",
+    "FallbackChain",
+    "Guarded",
+    "HumanDesk",
+    "Link",
     "AdmissionPolicy",
     "Array",
     "BatchPolicy",

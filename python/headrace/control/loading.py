@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace import runtime
+from headrace.control.fallbacks import guard
 from headrace.control.loaders import Loaders, OpenedModel, Source
 from headrace.control.signature import (
     admission_policy,
@@ -60,9 +61,15 @@ class VersionLoader:
     """Thread-safe; several versions may be loaded at the same time."""
 
     def __init__(
-        self, loaders: Loaders, defaults: Defaults, cache: runtime.ResponseCache | None = None
+        self,
+        loaders: Loaders,
+        defaults: Defaults,
+        cache: runtime.ResponseCache | None = None,
+        desk: runtime.HumanDesk | None = None,
     ) -> None:
+        """`desk`: takes what a policy gives to people."""
         self._loaders = loaders
+        self._desk = desk
         self._defaults = defaults
         self._cache = cache
         # Versions that need no second thread, so that a reload need not find out again.
@@ -133,6 +140,7 @@ class VersionLoader:
             fingerprint=fingerprint,
             began=started,
             cache=self._cache,
+            desk=self._desk,
         )
 
 
@@ -149,7 +157,9 @@ def load_callable(
     policy = ModelPolicy()
     plan = Plan(len(functions), 1)
     warmed = _warmed(config, number, model, [], plan, opened=None, entry=None, policy=policy)
-    return _started(config, policy, number, warmed, entry=None, fingerprint="", began=began)
+    return _started(
+        config, policy, number, warmed, entry=None, fingerprint="", began=began, desk=None
+    )
 
 
 @dataclass(frozen=True)
@@ -247,20 +257,22 @@ def _started(
     fingerprint: str,
     began: float,
     cache: runtime.ResponseCache | None = None,
+    desk: runtime.HumanDesk | None = None,
 ) -> LoadedVersion:
     try:
+        cached = _cached(warmed.version, policy, config, cache)
+        fallbacks = guard(cached or warmed.version, number, config, policy, desk)
         warmed.version.start()
     except BaseException:
         warmed.close()
         raise
-    cached = _cached(warmed.version, policy, config, cache)
     return LoadedVersion(
         model=config.name,
         number=number,
         fingerprint=fingerprint,
         version=warmed.version,
-        servable=cached or warmed.version,
         cache=cached,
+        fallbacks=fallbacks,
         policy=policy,
         config=config,
         instances=warmed.plan.instances,

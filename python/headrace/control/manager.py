@@ -27,6 +27,7 @@ from typing import Literal
 
 from headrace import runtime
 from headrace.control.loaders import Loaders
+from headrace.control.fallbacks import circle
 from headrace.control.loading import Infer, Plan, VersionLoader, load_callable
 from headrace.control.memory import return_memory
 from headrace.control.overrides import LoadOverride, PrivateRepository
@@ -84,6 +85,7 @@ class ManagerOptions:
     onnx_engine: OnnxEngine = "auto"
     cache_dir: str = ""
     response_cache_bytes: int = 64 << 20
+    desk: runtime.HumanDesk | None = None  # takes what policies give to people
 
 
 @dataclass(frozen=True)
@@ -131,6 +133,7 @@ class ModelManager:
                 max_batch_size=options.default_max_batch_size, onnx_engine=options.onnx_engine
             ),
             self.response_cache,
+            options.desk,
         )
         # Versions that are not there for the version policy; and what is to follow a load.
         # Rollouts sets both.
@@ -406,13 +409,19 @@ class ModelManager:
     ) -> _Wanted:
         validate(config)
         policy = read_policy(entry)
+        if way := circle(entry.name, policy, self.registry.fallback_models()):
+            raise InvalidArgumentError(
+                f"model '{entry.name}': fallback goes in a circle: {' -> '.join(way)}"
+            )
         route = self.registry.route(entry.name)
         allowed = set(entry.versions) - self.kept_out(entry, policy)
         try:
             selected = set(select_versions(config, allowed, entry.name))
         except InvalidArgumentError:  # nothing is left: what is kept out is better than nothing
             selected = set(select_versions(config, entry.versions, entry.name))
-        numbers = sorted(selected | (route.pinned & set(entry.versions)))
+        # What the model falls back to is kept loaded.
+        steps = {step.version for step in policy.fallback}
+        numbers = sorted(selected | ((route.pinned | steps) & set(entry.versions)))
         demand = (instance_count(config) * len(numbers), threads_asked(config))
         with self._lock:
             self._demands[entry.name] = demand

@@ -15,6 +15,7 @@ from contextlib import contextmanager
 from typing import Any
 
 from headrace import runtime
+from headrace.control.fallbacks import point
 from headrace.control.states import (
     IndexEntry,
     LoadedVersion,
@@ -130,6 +131,14 @@ class Registry:
                 if listed:
                     rows[name] = listed
         return rows
+
+    def fallback_models(self) -> dict[str, list[str]]:
+        """Which models the models that serve fall back to."""
+        with self._lock:
+            return {
+                name: [step.model for row in record.ready() for step in row.policy.fallback]
+                for name, record in self._models.items()
+            }
 
     def names(self) -> list[str]:
         with self._lock:
@@ -284,6 +293,7 @@ class Registry:
     # ---- telling the server; under _lock --------------------------------------------------------
 
     def _publish(self) -> None:
+        point(self._models)
         self._server.publish(
             {
                 name: {

@@ -16,6 +16,7 @@ from headrace.repository.policy import ModelPolicy
 
 if TYPE_CHECKING:
     from headrace import runtime
+    from headrace.control.fallbacks import Fallbacks
 
 __all__ = [
     "IndexEntry",
@@ -46,9 +47,8 @@ class LoadedVersion:
     number: int
     fingerprint: str  # of the files and the configuration it was loaded from
     version: runtime.ModelVersion
-    # What answers its requests: the version itself, or what policies put in front of it.
-    servable: runtime.Servable
     cache: runtime.CachedServable | None  # part of `servable`
+    fallbacks: Fallbacks  # around the version and its cache
     policy: ModelPolicy
     config: model_config.ModelConfig
     instances: int
@@ -69,9 +69,15 @@ class LoadedVersion:
                 values[key] = (count + cache["hits"], total + ns)
         return values
 
+    @property
+    def servable(self) -> runtime.Servable:
+        """What answers its requests: the version with what its policy puts in front of it."""
+        return self.fallbacks.servable
+
     def close(self, *, drain: bool = True, timeout_s: float | None = None) -> bool:
         """Serves what is queued (drain) and ends the instances. True if all was served in time."""
         served = self.version.close(drain=drain, timeout_s=timeout_s)
+        self.fallbacks.close()
         while self.on_close:
             self.on_close.pop()()
         return served

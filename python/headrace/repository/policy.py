@@ -19,12 +19,16 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from headrace.errors import InvalidArgumentError
+from headrace.repository.fallback import AcceptPolicy, BreakerPolicy, FallbackStep, read_steps
 from headrace.repository.scan import POLICY_FILENAME, ModelEntry
 
 __all__ = [
     "POLICY_FILENAME",
+    "AcceptPolicy",
     "AdmissionPolicy",
+    "BreakerPolicy",
     "CachePolicy",
+    "FallbackStep",
     "ModelPolicy",
     "SloPolicy",
     "parse_policy",
@@ -101,8 +105,13 @@ class AdmissionPolicy:
 class ModelPolicy:
     __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
 
+    accept: AcceptPolicy | None = None
     admission: AdmissionPolicy | None = None
+    breaker: BreakerPolicy | None = None
     cache: CachePolicy | None = None
+    # From a request's arrival to its answer, for the fallbacks; 0: the client's deadline.
+    deadline: float = seconds(0.0)
+    fallback: tuple[FallbackStep, ...] = field(default=(), metadata={"read": read_steps})
     slo: SloPolicy | None = None
     # RolloutPlan's section (rollout/plan.py), which checks it.
     rollout: Mapping[str, Any] | None = None
@@ -116,7 +125,7 @@ class ModelPolicy:
         built = [
             f"{f.name}={getattr(self, f.name)!r}"
             for f in fields(self)
-            if f.name not in self.LIVE and getattr(self, f.name) is not None
+            if f.name not in self.LIVE and getattr(self, f.name) not in (None, (), 0.0)
         ]
         return (
             hashlib.blake2b("\n".join(built).encode(), digest_size=16).hexdigest() if built else ""
@@ -185,6 +194,9 @@ def _converted(cls: Any, document: Any, prefix: str) -> Any:
             raise InvalidArgumentError(
                 f"{prefix}{key}: unknown key; known: {', '.join(sorted(known))}"
             )
+        if read := known[name].metadata.get("read"):
+            result[name] = read(f"{prefix}{name}", value, _seconds)
+            continue
         unit = known[name].metadata.get("unit")
         section = next(
             (t for t in (hints[name], *get_args(hints[name])) if dataclasses.is_dataclass(t)), None
