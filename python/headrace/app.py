@@ -30,6 +30,7 @@ from headrace.control.admin_listeners import AdminListeners
 from headrace.control.admin_service import AdminService
 from headrace.control.kserve_service import KServeService
 from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
+from headrace.control.people import People
 from headrace.control.rollouts import Rollouts
 from headrace.control.signature import Declaration, datatype_number, declare
 from headrace.control.tls_reload import TlsReload
@@ -82,12 +83,16 @@ class Server:
             response_compression=_COMPRESSION[self.config.response_compression],
         )
         self._core = runtime.Server(options)
-        self.manager = ModelManager(self._core, _manager_options(self.config), on_event=on_event)
+        self._people = People(self.config.tickets) if self.config.tickets is not None else None
+        desk = self._people.desk if self._people is not None else None
+        self.manager = ModelManager(
+            self._core, _manager_options(self.config, desk), on_event=on_event
+        )
         state = self.config.state_path
         self.rollouts = Rollouts(
             self.manager, Journal(state / "rollouts.json" if state is not None else None)
         )
-        self._admin = AdminListeners(self.config, AdminService(self.rollouts))
+        self._admin = AdminListeners(self.config, AdminService(self.rollouts, self._people))
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__
         ).add_to(self._core)
@@ -224,6 +229,8 @@ class Server:
                 self._start_tracing()
             self._listen()
             self._add_services()
+            if self._people is not None:
+                self._people.start()
             self._core.start()
             self._admin.start(self.port, self._tls_options(), self._set_access)
             if self._admin.address:
@@ -251,6 +258,7 @@ class Server:
                     self.rollouts,
                     self.manager.response_cache,
                     self._traces,
+                    self._people,
                 ),
                 runtime.histogram_bounds_ns(),
                 runtime.__version__,
@@ -324,6 +332,8 @@ class Server:
             self._traces.stop()
         if self._metrics is not None:
             self._metrics.stop()
+        if self._people is not None:
+            self._people.stop()
         return finished
 
     def __enter__(self) -> Server:
@@ -441,7 +451,7 @@ def _pair(quota: Quota | None) -> tuple[float, float] | None:
     return (quota.rate, quota.burst) if quota is not None else None
 
 
-def _manager_options(config: ServerConfig) -> ManagerOptions:
+def _manager_options(config: ServerConfig, desk: runtime.HumanDesk | None) -> ManagerOptions:
     return ManagerOptions(
         repositories=config.model_repository,
         mode=config.model_control_mode,
@@ -453,6 +463,7 @@ def _manager_options(config: ServerConfig) -> ManagerOptions:
         onnx_engine=config.onnx_engine,
         cache_dir=config.cache_dir,
         response_cache_bytes=config.response_cache_byte_size,
+        desk=desk,
     )
 
 

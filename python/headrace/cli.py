@@ -1,4 +1,4 @@
-"""The command line: headrace serve | models | infer | rollout | rules | doctor.
+"""The command line: headrace serve | models | infer | rollout | human | rules | doctor.
 
 What a command needs is imported by the command, so that `serve` starts without grpcio, rich and
 prometheus_client, and `--help` without the core.
@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace import logs, rollout_cli, rules_cli
+from headrace import calibrate_cli, human_cli, logs, rollout_cli, rules_cli
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.limits import parse_limits
@@ -37,7 +37,9 @@ app = typer.Typer(
 )
 
 app.add_typer(rollout_cli.app, name="rollout")
+app.add_typer(human_cli.app, name="human")
 app.command()(rules_cli.rules)
+app.command()(calibrate_cli.calibrate)
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
 OptionalInt = Optional[int]  # noqa: UP045
@@ -261,6 +263,10 @@ def serve(
             help="Bytes for the answers of models that ask for a response cache; 0 = none. "
             "[default: 67108864]"
         ),
+    ] = None,
+    tickets: Annotated[
+        OptionalPath,
+        typer.Option(help="SQLite file for what models leave to people. [default: none]"),
     ] = None,
     max_message_bytes: Annotated[
         OptionalInt, typer.Option(help="Largest request; 0 = gRPC's limit. [default: 0]")

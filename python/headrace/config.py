@@ -108,6 +108,7 @@ class ServerConfig:
     cache_dir: str = field(default_factory=_default_cache_dir)  # compiled models; "" = none
     # Of questions and answers, for all models that ask for it; taken as they come. 0 = no cache.
     response_cache_byte_size: int = 64 << 20
+    tickets: Path | None = None  # SQLite file for what models leave to people
 
     strict_readiness: bool = True
     exit_on_error: bool = True  # a model that does not load at start ends the server

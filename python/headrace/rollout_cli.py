@@ -3,16 +3,13 @@
 from __future__ import annotations
 
 import json
-import os
 import sys
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated, Any, Optional
+from typing import Annotated, Any
 
 import typer
 
-from headrace.admin_socket import default_admin_socket
-from headrace.errors import InvalidArgumentError, NotFoundError
+from headrace.admin_cli import AsJson, Port, Socket, connected, where
+from headrace.errors import InvalidArgumentError
 
 __all__ = ["app"]
 
@@ -21,89 +18,10 @@ app = typer.Typer(
     no_args_is_help=True,
 )
 
-# typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
-Port = Annotated[int, typer.Option("--grpc-port", help="The server's gRPC port, on this machine.")]
-Socket = Annotated[
-    Optional[str],  # noqa: UP045
-    typer.Option("--admin-socket", help="The server's admin socket, when it is not the default."),
-]
-AsJson = Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")]
 Model = Annotated[str, typer.Argument(help="Name of the model.")]
 
 
-@dataclass(frozen=True)
-class _Remote:
-    """Another machine's server, as the options before the command say."""
-
-    address: str
-    ca: Path | None
-    certificate: Path | None
-    key: Path | None
-    api_key_file: Path | None
-
-    def client(self) -> Any:
-        from headrace.client.admin import AdminClient
-
-        return AdminClient.over_tls(
-            self.address,
-            ca=_read("--tls-ca", self.ca),
-            certificate=_read("--tls-cert", self.certificate),
-            key=_read("--tls-key", self.key),
-            api_key=self._api_key(),
-        )
-
-    def _api_key(self) -> str:
-        data = _read("--api-key-file", self.api_key_file)
-        return data.decode().strip() if data else os.environ.get("HEADRACE_API_KEY", "")
-
-
-def _read(option: str, path: Path | None) -> bytes | None:
-    if path is None:
-        return None
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise NotFoundError(f"{option} {path}: {error.strerror or error}") from None
-
-
-OptionalPath = Optional[Path]  # noqa: UP045
-
-
-@app.callback()
-def where(
-    context: typer.Context,
-    server: Annotated[
-        str,
-        typer.Option(help="host:port of a server's --admin-listen; default: this machine's."),
-    ] = "",
-    tls_ca: Annotated[
-        OptionalPath, typer.Option(help="PEM: who signed the server's certificate.")
-    ] = None,
-    tls_cert: Annotated[OptionalPath, typer.Option(help="PEM: your certificate (mTLS).")] = None,
-    tls_key: Annotated[OptionalPath, typer.Option(help="PEM: its key.")] = None,
-    api_key_file: Annotated[
-        OptionalPath,
-        typer.Option(help="Your API key is in this file, or else in $HEADRACE_API_KEY."),
-    ] = None,
-) -> None:
-    given = (tls_ca, tls_cert, tls_key, api_key_file)
-    if not server and any(given):
-        raise InvalidArgumentError(
-            "--tls-ca, --tls-cert, --tls-key and --api-key-file need --server"
-        )
-    if (tls_cert is None) != (tls_key is None):
-        raise InvalidArgumentError("--tls-cert and --tls-key go together")
-    context.obj = _Remote(server, *given) if server else None
-
-
-def _client(context: typer.Context, port: int, socket: str | None) -> Any:
-    if context.obj is not None:
-        if socket is not None:
-            raise InvalidArgumentError("--server and --admin-socket name two servers")
-        return context.obj.client()
-    from headrace.client.admin import AdminClient
-
-    return AdminClient(socket or default_admin_socket(port))
+app.callback()(where)
 
 
 @app.command()
@@ -149,7 +67,7 @@ def start(
     as_json: AsJson = False,
 ) -> None:
     """Load a version beside the one that serves and give it a share of the requests."""
-    with _client(context, grpc_port, admin_socket) as client:
+    with connected(context, grpc_port, admin_socket) as client:
         state = client.start(
             model,
             version,
@@ -176,7 +94,7 @@ def status(
     as_json: AsJson = False,
 ) -> None:
     """Show rollouts: who has which share, what each version did, and why it ended."""
-    with _client(context, grpc_port, admin_socket) as client:
+    with connected(context, grpc_port, admin_socket) as client:
         _print(client.status(model), as_json)
 
 
@@ -189,7 +107,7 @@ def promote(
     as_json: AsJson = False,
 ) -> None:
     """Give the candidate all requests; the version before stays warm."""
-    with _client(context, grpc_port, admin_socket) as client:
+    with connected(context, grpc_port, admin_socket) as client:
         _print([client.promote(model)], as_json)
 
 
@@ -202,7 +120,7 @@ def rollback(
     as_json: AsJson = False,
 ) -> None:
     """Give the version before all requests, also after a promotion."""
-    with _client(context, grpc_port, admin_socket) as client:
+    with connected(context, grpc_port, admin_socket) as client:
         _print([client.rollback(model)], as_json)
 
 

@@ -9,9 +9,10 @@ with AdminClient.over_tls("models.example:8003", ca=pem, api_key=key) as admin:
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from types import TracebackType
-from typing import TypeVar
+from typing import Protocol, TypeVar
 
 import grpc
 from google.protobuf.message import Message
@@ -22,6 +23,19 @@ from headrace.protocol import admin
 __all__ = ["AdminClient"]
 
 _Response = TypeVar("_Response", bound=Message)
+
+
+class HumanTensor(Protocol):
+    """An output of an answer; `data` as raw_input_contents. headrace.human.Tensor is one."""
+
+    @property
+    def name(self) -> str: ...
+    @property
+    def datatype(self) -> str: ...
+    @property
+    def shape(self) -> tuple[int, ...]: ...
+    @property
+    def data(self) -> bytes: ...
 
 
 class AdminClient:
@@ -126,6 +140,35 @@ class AdminClient:
     def rollback(self, model: str) -> admin.RolloutState:
         request = admin.RolloutRollbackRequest(model=model)
         return self._call("RolloutRollback", request, admin.RolloutState)
+
+    def human_queues(self) -> list[admin.HumanQueue]:
+        request = admin.HumanStatusRequest()
+        return list(self._call("HumanStatus", request, admin.HumanStatusResponse).queues)
+
+    def human_ticket(self, ticket: str) -> admin.HumanTicket:
+        request = admin.HumanStatusRequest(ticket=ticket)
+        return self._call("HumanStatus", request, admin.HumanStatusResponse).ticket
+
+    def human_lease(
+        self, queue: str, *, holder: str = "", seconds: float = 300.0
+    ) -> admin.HumanLeaseResponse | None:
+        """None: nothing waits."""
+        request = admin.HumanLeaseRequest(queue=queue, holder=holder, seconds=seconds)
+        response = self._call("HumanLease", request, admin.HumanLeaseResponse)
+        return response if response.token else None
+
+    def human_resolve(
+        self, ticket: str, token: str, answer: Iterable[HumanTensor]
+    ) -> admin.HumanTicket:
+        request = admin.HumanResolveRequest(
+            ticket=ticket,
+            token=token,
+            answer=[
+                admin.HumanTensor(name=t.name, datatype=t.datatype, shape=t.shape, data=t.data)
+                for t in answer
+            ],
+        )
+        return self._call("HumanResolve", request, admin.HumanTicket)
 
     def _call(self, method: str, request: Message, response: type[_Response]) -> _Response:
         return call_unary(

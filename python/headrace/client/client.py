@@ -120,6 +120,27 @@ class Client:
     ) -> dict[str, Array]:
         """Arrays in, arrays out; BYTES as object arrays of bytes. `datatypes` by input name, where
         an array's dtype does not say it (BF16)."""
+        response = self.ask(
+            name,
+            inputs,
+            version=version,
+            outputs=outputs,
+            datatypes=datatypes,
+            request_id=request_id,
+        )
+        return outputs_of(response)
+
+    def ask(
+        self,
+        name: str,
+        inputs: Mapping[str, Array],
+        *,
+        version: str = "",
+        outputs: Sequence[str] = (),
+        datatypes: Mapping[str, str] | None = None,
+        request_id: str = "",
+    ) -> kserve.ModelInferResponse:
+        """infer()'s whole response: who answered, and its parameters."""
         request = kserve.ModelInferRequest(model_name=name, model_version=version, id=request_id)
         for key, array in inputs.items():
             datatype = (datatypes or {}).get(key) or _datatype(key, array)
@@ -127,11 +148,14 @@ class Client:
             request.raw_input_contents.append(encode(array, datatype))
         for key in outputs:
             request.outputs.add(name=key)
-        response = self._call("ModelInfer", request, kserve.ModelInferResponse)
-        return {
-            tensor.name: decode(raw, tensor.datatype, list(tensor.shape))
-            for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
-        }
+        return self._call("ModelInfer", request, kserve.ModelInferResponse)
+
+
+def outputs_of(response: kserve.ModelInferResponse) -> dict[str, Array]:
+    return {
+        tensor.name: decode(raw, tensor.datatype, list(tensor.shape))
+        for tensor, raw in zip(response.outputs, response.raw_output_contents, strict=True)
+    }
 
 
 def _datatype(name: str, array: Any) -> str:

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from headrace.control.human_service import HumanService
 from headrace.errors import InvalidArgumentError
 from headrace.protocol import admin
 from headrace.repository.names import check_model_name
@@ -14,6 +15,7 @@ from headrace.rollout.plan import RolloutPlan
 
 if TYPE_CHECKING:
     from headrace import runtime
+    from headrace.control.people import People
     from headrace.control.rollouts import Rollouts, RolloutState
 
 __all__ = ["AdminService"]
@@ -23,8 +25,9 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 class AdminService:
-    def __init__(self, rollouts: Rollouts) -> None:
+    def __init__(self, rollouts: Rollouts, people: People | None = None) -> None:
         self._rollouts = rollouts
+        self._human = HumanService(people)
 
     def add_to(self, server: runtime.Server) -> None:
         """Registers every method. Before the server starts."""
@@ -32,6 +35,9 @@ class AdminService:
         self._add(server, "RolloutStatus", admin.RolloutStatusRequest, self.status)
         self._add(server, "RolloutPromote", admin.RolloutPromoteRequest, self.promote)
         self._add(server, "RolloutRollback", admin.RolloutRollbackRequest, self.rollback)
+        self._add(server, "HumanLease", admin.HumanLeaseRequest, self._human.lease)
+        self._add(server, "HumanResolve", admin.HumanResolveRequest, self._human.resolve)
+        self._add(server, "HumanStatus", admin.HumanStatusRequest, self._human.status)
 
     @staticmethod
     def _add(

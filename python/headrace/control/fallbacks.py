@@ -74,7 +74,7 @@ def guard(
             )
         if step.rule is not None:
             rows = _rows(f"fallback[{i}].rule", step.rule, config)
-            steps.append(runtime.ChainStep.rule(step.name, version, rows, on=step.on))
+            steps.append(runtime.ChainStep.rule(step.name, version, rows, on=step.when))
         elif step.queue:
             if desk is None:
                 raise InvalidArgumentError(
@@ -87,16 +87,14 @@ def guard(
                     step.queue,
                     wait_s=step.wait,
                     payload=step.payload,
-                    on=step.on,
+                    on=step.when,
                 )
             )
         else:
             link = runtime.Link()
             links.append((step, link))
             name = step.model or f"{config.name}/{step.version}"
-            steps.append(
-                runtime.ChainStep.model(name, link, on=step.on, timeout_s=step.timeout)
-            )
+            steps.append(runtime.ChainStep.model(name, link, on=step.when, timeout_s=step.timeout))
     accept = policy.accept
     chain = runtime.FallbackChain(
         guarded,

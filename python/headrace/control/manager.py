@@ -26,8 +26,8 @@ from pathlib import Path
 from typing import Literal
 
 from headrace import runtime
-from headrace.control.loaders import Loaders
 from headrace.control.fallbacks import circle
+from headrace.control.loaders import Loaders
 from headrace.control.loading import Infer, Plan, VersionLoader, load_callable
 from headrace.control.memory import return_memory
 from headrace.control.overrides import LoadOverride, PrivateRepository

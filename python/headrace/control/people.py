@@ -23,7 +23,7 @@ _log = get_logger("human")
 
 _MOST_LEASE = 86400.0
 _LEAST_LEASE = 1.0
-# Cases whose requests have long been answered are let go of when so many are held, or after a while.
+# How often cases are let go of whose requests have been answered.
 _SWEEP_SECS = 1.0
 
 

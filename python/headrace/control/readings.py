@@ -6,11 +6,13 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace import runtime
+from headrace.control.people import People
 from headrace.control.registry import Registry
 from headrace.control.rollouts import Rollouts
 from headrace.control.states import LoadedVersion, VersionRoute
 from headrace.monitoring.exporter import ModelSample, RolloutSample, VersionSample
 from headrace.monitoring.tracing import TraceExporter
+from headrace.monitoring.fallback_metrics import FallbackSample, QueueSample
 
 __all__ = ["Readings", "traffic"]
 
@@ -25,12 +27,14 @@ class Readings:
         rollouts: Rollouts,
         cache: runtime.ResponseCache | None = None,
         exporter: TraceExporter | None = None,
+        people: People | None = None,
     ) -> None:
         self._core = core
         self._registry = registry
         self._rollouts = rollouts
         self._cache = cache
         self._exporter = exporter
+        self._people = people
 
     def models(self) -> Sequence[ModelSample]:
         return [
@@ -99,6 +103,35 @@ class Readings:
 
     def server(self) -> Mapping[str, Any]:
         return self._core.statistics()
+
+    def fallbacks(self) -> Sequence[FallbackSample]:
+        samples: list[FallbackSample] = []
+        for loaded in self._registry.ready_versions():
+            chain, breaker = loaded.fallbacks.chain, loaded.fallbacks.breaker
+            if chain is None and breaker is None:
+                continue
+            samples.append(
+                FallbackSample(
+                    model=loaded.model,
+                    version=str(loaded.number),
+                    fallbacks=chain.counts() if chain is not None else (),
+                    breaker=breaker.state if breaker is not None else "",
+                    changes=breaker.changes() if breaker is not None else {},
+                    refused=breaker.refused if breaker is not None else 0,
+                    drift=chain.drift if chain is not None else False,
+                )
+            )
+        return samples
+
+    def tickets(self) -> Sequence[QueueSample]:
+        if self._people is None:
+            return []
+        return [
+            QueueSample(q.queue, q.open, q.leased, q.oldest_seconds) for q in self._people.queues()
+        ]
+
+    def ticket_events(self) -> Mapping[tuple[str, str], int]:
+        return self._people.counts() if self._people is not None else {}
 
     def cache(self) -> Mapping[str, Any]:
         cache = self._cache

@@ -40,8 +40,7 @@ def check_answer(outputs: Sequence[Tensor], answer: Sequence[Tensor]) -> None:
         tensor = given[wanted.name]
         fits = tensor.datatype == wanted.datatype and len(tensor.shape) == len(wanted.shape)
         if not fits or any(
-            n < 0 or (w != -1 and w != n)
-            for w, n in zip(wanted.shape, tensor.shape, strict=True)
+            n < 0 or (w != -1 and w != n) for w, n in zip(wanted.shape, tensor.shape, strict=True)
         ):
             raise InvalidArgumentError(
                 f"output '{wanted.name}' is to be {wanted.datatype} {list(wanted.shape)}, got "

@@ -5,8 +5,8 @@
     lease = store.lease("nurses", holder="ada", seconds=300)
     store.resolve(lease.ticket.id, lease.token, [Tensor("label", "INT64", (1,), b"...")])
 
-A ticket is open, leased or resolved. A lease that ends gives the ticket to the next who asks; oldest
-first. Only who holds the lease resolves, once; to do so again with the same answer changes nothing.
+A ticket is open, leased or resolved. A lease that ends gives the ticket to the next who asks;
+oldest first. Only who holds the lease resolves, once; the same answer again changes nothing.
 Threads: every method from any; one connection under one lock. Durable: a commit is on the disk
 (WAL, synchronous FULL) before a method returns. Errors: ResourceExhaustedError for a queue that is
 full, NotFoundError, FailedPreconditionError for a lease that is somebody else's or over,
@@ -52,9 +52,7 @@ CREATE TABLE IF NOT EXISTS tickets (
 );
 CREATE INDEX IF NOT EXISTS waiting ON tickets (queue, number) WHERE resolved IS NULL;
 """
-_COLUMNS = (
-    "id, queue, created, ticket, inputs, suggestion, holder, leased_until, resolved, answer"
-)
+_COLUMNS = "id, queue, created, ticket, inputs, suggestion, holder, leased_until, resolved, answer"
 
 
 @dataclass(frozen=True)
@@ -180,14 +178,10 @@ class TicketStore:
                 "UPDATE tickets SET holder = ?, token = ?, leased_until = ? WHERE id = ?",
                 (holder, token, until, row[0]),
             )
-            row = db.execute(
-                f"SELECT {_COLUMNS} FROM tickets WHERE id = ?", (row[0],)
-            ).fetchone()
+            row = db.execute(f"SELECT {_COLUMNS} FROM tickets WHERE id = ?", (row[0],)).fetchone()
         return Lease(_ticket(row, now), token, until)
 
-    def resolve(
-        self, ticket_id: str, token: str, answer: Sequence[Tensor]
-    ) -> tuple[Ticket, bool]:
+    def resolve(self, ticket_id: str, token: str, answer: Sequence[Tensor]) -> tuple[Ticket, bool]:
         """The ticket, and whether this call has resolved it (False: it had been, so)."""
         now = self._clock()
         packed = _packed(answer)

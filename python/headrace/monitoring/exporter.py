@@ -16,7 +16,8 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.errors import code_name
-from headrace.monitoring import cache_metrics
+from headrace.monitoring import cache_metrics, fallback_metrics
+from headrace.monitoring.fallback_metrics import FallbackSample, QueueSample
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -100,6 +101,14 @@ class Source(Protocol):
 
     def server(self) -> Mapping[str, Any]:
         """As Server.statistics() answers."""
+
+    def fallbacks(self) -> Sequence[FallbackSample]:
+        """Of versions that have a chain or a breaker."""
+
+    def tickets(self) -> Sequence[QueueSample]: ...
+
+    def ticket_events(self) -> Mapping[tuple[str, str], int]:
+        """{(queue, "filed" | "refused" | "leased" | "resolved"): tickets}."""
 
     def cache(self) -> Mapping[str, Any]:
         """As ResponseCache.statistics() answers, with `capacity`; empty without a cache."""
@@ -213,6 +222,9 @@ class _Collector:
         yield from self._overload(samples)
         yield from self._versions()
         yield from cache_metrics.families(samples, self._source.cache())
+        yield from fallback_metrics.families(
+            self._source.fallbacks(), self._source.tickets(), self._source.ticket_events()
+        )
         yield from self._server()
 
     def _triton(self, samples: Sequence[ModelSample]) -> Iterator[Metric]:

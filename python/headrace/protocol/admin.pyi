@@ -167,3 +167,172 @@ class RolloutRollbackRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class HumanTensor(_message.Message):
+    __slots__ = ("name", "datatype", "shape", "data")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    DATATYPE_FIELD_NUMBER: _ClassVar[int]
+    SHAPE_FIELD_NUMBER: _ClassVar[int]
+    DATA_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    datatype: str
+    shape: _containers.RepeatedScalarFieldContainer[int]
+    data: bytes
+    def __init__(
+        self,
+        name: _Optional[str] = ...,
+        datatype: _Optional[str] = ...,
+        shape: _Optional[_Iterable[int]] = ...,
+        data: _Optional[bytes] = ...,
+    ) -> None: ...
+
+class HumanTicket(_message.Message):
+    __slots__ = (
+        "id",
+        "queue",
+        "created",
+        "state",
+        "model",
+        "version",
+        "trigger",
+        "request_id",
+        "confidence",
+        "outputs",
+        "inputs",
+        "suggestion",
+        "holder",
+        "resolved",
+        "answer",
+    )
+    ID_FIELD_NUMBER: _ClassVar[int]
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    CREATED_FIELD_NUMBER: _ClassVar[int]
+    STATE_FIELD_NUMBER: _ClassVar[int]
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    TRIGGER_FIELD_NUMBER: _ClassVar[int]
+    REQUEST_ID_FIELD_NUMBER: _ClassVar[int]
+    CONFIDENCE_FIELD_NUMBER: _ClassVar[int]
+    OUTPUTS_FIELD_NUMBER: _ClassVar[int]
+    INPUTS_FIELD_NUMBER: _ClassVar[int]
+    SUGGESTION_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    id: str
+    queue: str
+    created: float
+    state: str
+    model: str
+    version: str
+    trigger: str
+    request_id: str
+    confidence: float
+    outputs: _containers.RepeatedCompositeFieldContainer[HumanTensor]
+    inputs: _containers.RepeatedCompositeFieldContainer[HumanTensor]
+    suggestion: _containers.RepeatedCompositeFieldContainer[HumanTensor]
+    holder: str
+    resolved: float
+    answer: _containers.RepeatedCompositeFieldContainer[HumanTensor]
+    def __init__(
+        self,
+        id: _Optional[str] = ...,
+        queue: _Optional[str] = ...,
+        created: _Optional[float] = ...,
+        state: _Optional[str] = ...,
+        model: _Optional[str] = ...,
+        version: _Optional[str] = ...,
+        trigger: _Optional[str] = ...,
+        request_id: _Optional[str] = ...,
+        confidence: _Optional[float] = ...,
+        outputs: _Optional[_Iterable[_Union[HumanTensor, _Mapping[str, _Any]]]] = ...,
+        inputs: _Optional[_Iterable[_Union[HumanTensor, _Mapping[str, _Any]]]] = ...,
+        suggestion: _Optional[_Iterable[_Union[HumanTensor, _Mapping[str, _Any]]]] = ...,
+        holder: _Optional[str] = ...,
+        resolved: _Optional[float] = ...,
+        answer: _Optional[_Iterable[_Union[HumanTensor, _Mapping[str, _Any]]]] = ...,
+    ) -> None: ...
+
+class HumanLeaseRequest(_message.Message):
+    __slots__ = ("queue", "holder", "seconds")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    HOLDER_FIELD_NUMBER: _ClassVar[int]
+    SECONDS_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    holder: str
+    seconds: float
+    def __init__(
+        self,
+        queue: _Optional[str] = ...,
+        holder: _Optional[str] = ...,
+        seconds: _Optional[float] = ...,
+    ) -> None: ...
+
+class HumanLeaseResponse(_message.Message):
+    __slots__ = ("ticket", "token", "until")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    UNTIL_FIELD_NUMBER: _ClassVar[int]
+    ticket: HumanTicket
+    token: str
+    until: float
+    def __init__(
+        self,
+        ticket: _Optional[_Union[HumanTicket, _Mapping[str, _Any]]] = ...,
+        token: _Optional[str] = ...,
+        until: _Optional[float] = ...,
+    ) -> None: ...
+
+class HumanResolveRequest(_message.Message):
+    __slots__ = ("ticket", "token", "answer")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    TOKEN_FIELD_NUMBER: _ClassVar[int]
+    ANSWER_FIELD_NUMBER: _ClassVar[int]
+    ticket: str
+    token: str
+    answer: _containers.RepeatedCompositeFieldContainer[HumanTensor]
+    def __init__(
+        self,
+        ticket: _Optional[str] = ...,
+        token: _Optional[str] = ...,
+        answer: _Optional[_Iterable[_Union[HumanTensor, _Mapping[str, _Any]]]] = ...,
+    ) -> None: ...
+
+class HumanStatusRequest(_message.Message):
+    __slots__ = ("ticket",)
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    ticket: str
+    def __init__(self, ticket: _Optional[str] = ...) -> None: ...
+
+class HumanQueue(_message.Message):
+    __slots__ = ("queue", "open", "leased", "resolved", "oldest_seconds")
+    QUEUE_FIELD_NUMBER: _ClassVar[int]
+    OPEN_FIELD_NUMBER: _ClassVar[int]
+    LEASED_FIELD_NUMBER: _ClassVar[int]
+    RESOLVED_FIELD_NUMBER: _ClassVar[int]
+    OLDEST_SECONDS_FIELD_NUMBER: _ClassVar[int]
+    queue: str
+    open: int
+    leased: int
+    resolved: int
+    oldest_seconds: float
+    def __init__(
+        self,
+        queue: _Optional[str] = ...,
+        open: _Optional[int] = ...,
+        leased: _Optional[int] = ...,
+        resolved: _Optional[int] = ...,
+        oldest_seconds: _Optional[float] = ...,
+    ) -> None: ...
+
+class HumanStatusResponse(_message.Message):
+    __slots__ = ("ticket", "queues")
+    TICKET_FIELD_NUMBER: _ClassVar[int]
+    QUEUES_FIELD_NUMBER: _ClassVar[int]
+    ticket: HumanTicket
+    queues: _containers.RepeatedCompositeFieldContainer[HumanQueue]
+    def __init__(
+        self,
+        ticket: _Optional[_Union[HumanTicket, _Mapping[str, _Any]]] = ...,
+        queues: _Optional[_Iterable[_Union[HumanQueue, _Mapping[str, _Any]]]] = ...,
+    ) -> None: ...

@@ -1,10 +1,10 @@
-"""`accept:`, `breaker:` and `fallback:` of a model's policy.yaml: who answers what the model does not,
-or not well enough.
+"""`accept:`, `breaker:` and `fallback:` of a model's policy.yaml: who answers what the model does
+not, or not well enough.
 
     accept: {output: probs, confidence: 0.8}
     fallback:
       - {version: 6}
-      - {model: digits_small, on: [error, deadline]}
+      - {model: digits_small, when: [error, deadline]}
       - {rule: {probs: [0.1, 0.1]}}
       - {human: {queue: nurses, wait: 0s}}
 """
@@ -96,7 +96,7 @@ class FallbackStep:
     wait: float = 0.0  # for a person
     payload: bool = False  # the ticket keeps the request's inputs
     timeout: float = 0.0  # of a try at a version or a model; 0 = what the deadline leaves
-    on: tuple[str, ...] | None = None  # None: every trigger but invalid_input
+    when: tuple[str, ...] | None = None  # None: every trigger but invalid_input
 
     @property
     def name(self) -> str:
@@ -128,9 +128,9 @@ def _step(key: str, document: Any, seconds: Callable[[str, Any], float]) -> Fall
         raise InvalidArgumentError(f"{key}: expected exactly one of {', '.join(kinds)}")
     kind = chosen[0]
     value = document[kind]
-    allowed = {kind, "on"} | ({"timeout"} if kind in ("version", "model") else set())
+    allowed = {kind, "when"} | ({"timeout"} if kind in ("version", "model") else set())
     _only(key, document, allowed)
-    fields: dict[str, Any] = {"on": _triggers(f"{key}.on", document.get("on"))}
+    fields: dict[str, Any] = {"when": _triggers(f"{key}.when", document.get("when"))}
     if "timeout" in document:
         fields["timeout"] = _bounded(f"{key}.timeout", document["timeout"], seconds)
     if kind == "version":
