@@ -22,7 +22,6 @@ from headrace.errors import FailedPreconditionError
 from headrace.human import Tensor
 
 CONFIG = """
-backend: "python"
 max_batch_size: 4
 input [{ name: "X", data_type: TYPE_FP32, dims: [2] }]
 output [{ name: "P", data_type: TYPE_FP32, dims: [2] }]
