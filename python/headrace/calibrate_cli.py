@@ -65,9 +65,7 @@ def calibrate(
             f"{point.threshold:10.4f} {point.coverage:9.1%} {point.error:7.2%} {point.bound:8.2%}"
         )
     if accept is None:
-        print(
-            f"\nNo threshold keeps {target_error:.2%} on {len(right)} rows: label more rows."
-        )
+        print(f"\nNo threshold keeps {target_error:.2%} on {len(right)} rows: label more rows.")
         raise typer.Exit(1)
     assert chosen is not None
     inner = ", ".join(f"{key}: {value}" for key, value in accept.items())

@@ -11,8 +11,8 @@ from headrace.control.registry import Registry
 from headrace.control.rollouts import Rollouts
 from headrace.control.states import LoadedVersion, VersionRoute
 from headrace.monitoring.exporter import ModelSample, RolloutSample, VersionSample
-from headrace.monitoring.tracing import TraceExporter
 from headrace.monitoring.fallback_metrics import FallbackSample, QueueSample
+from headrace.monitoring.tracing import TraceExporter
 
 __all__ = ["Readings", "traffic"]
 
