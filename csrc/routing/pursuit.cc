@@ -149,8 +149,12 @@ void FallbackChain::Pursuit::tried(RequestPtr attempt, uint64_t number) noexcept
         todo = answer_with(*attempt);
       } else {
         if (!best_ || confidence.value_or(0) > best_->confidence.value_or(0)) {
-          best_ = {std::move(attempt->response), std::move(attempt->spec),
-                   confidence ? confidence : attempt->confidence, step_, attempt->times};
+          best_ = {std::move(attempt->response),
+                   std::move(attempt->spec),
+                   confidence ? confidence : attempt->confidence,
+                   step_,
+                   attempt->times,
+                   attempt->batch_rows};
         }
         if (root_->ticket.empty()) root_->ticket = attempt->ticket;
         todo = advance(drifted ? Trigger::kDrift : Trigger::kLowConfidence, now);
@@ -333,6 +337,13 @@ bool FallbackChain::Pursuit::over(uint64_t number) const noexcept {
   return root_ == nullptr || number != number_ || root_->cancelled();
 }
 
+void FallbackChain::Pursuit::took(const RequestTimes& times, int64_t batch_rows) {
+  const TimePoint arrived = root_->times.arrived;
+  root_->times = times;
+  root_->times.arrived = arrived;
+  root_->batch_rows = batch_rows;
+}
+
 void FallbackChain::Pursuit::says_who(std::size_t step) {
   root_->trigger = why_;
   if (step == 0) return;
@@ -374,9 +385,7 @@ FallbackChain::Pursuit::Todo FallbackChain::Pursuit::answer_with(Request& attemp
   root_->spec = std::move(attempt.spec);
   root_->confidence = attempt.confidence;
   if (!attempt.ticket.empty()) root_->ticket = std::move(attempt.ticket);
-  const TimePoint arrived = root_->times.arrived;
-  root_->times = attempt.times;
-  root_->times.arrived = arrived;
+  took(attempt.times, attempt.batch_rows);
   if (why_ == Trigger::kNone) {  // what a chain within did, if one did
     root_->trigger = attempt.trigger;
     root_->fallback_from = std::move(attempt.fallback_from);
@@ -412,6 +421,7 @@ FallbackChain::Pursuit::Todo FallbackChain::Pursuit::give_up(TimePoint) {
   root_->spec = std::move(best_->spec);
   root_->confidence = best_->confidence;
   root_->doubtful = true;
+  took(best_->times, best_->batch_rows);
   says_who(best_->step);
   chain_->count(why_, chain_->ended_doubtful());
   return done();

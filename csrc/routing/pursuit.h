@@ -67,6 +67,7 @@ class FallbackChain::Pursuit final : public Alarms::Sleeper, public CaseListener
     std::optional<float> confidence;
     std::size_t step = 0;
     RequestTimes times;
+    int64_t batch_rows = 0;
   };
 
   // All of these under mutex_.
@@ -82,6 +83,8 @@ class FallbackChain::Pursuit final : public Alarms::Sleeper, public CaseListener
   Todo answer_with(Request& attempt);
   Todo answer_with(Status status);
   Todo done();
+  // The stamps of the attempt that answered.
+  void took(const RequestTimes& times, int64_t batch_rows);
   void says_who(std::size_t step);
   // Makes the response what the client asked for: without the output that only `accept` wanted,
   // classified.
