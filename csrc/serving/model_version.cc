@@ -8,8 +8,8 @@
 #include <utility>
 
 #include "batching/gather_split.h"
-#include "serving/check_request.h"
 #include "core/classification.h"
+#include "serving/check_request.h"
 #include "serving/finite.h"
 #include "serving/signature.h"
 

@@ -28,8 +28,7 @@ std::optional<float> of(const std::vector<float>& values, Activation activation,
 
 TEST_CASE("the largest probability, or how far it is ahead; of the worst row") {
   CHECK(*of({0.1F, 0.7F, 0.2F}, Activation::kNone) == doctest::Approx(0.7));
-  CHECK(*of({0.1F, 0.7F, 0.2F}, Activation::kNone, Measure::kMargin) ==
-        doctest::Approx(0.5));
+  CHECK(*of({0.1F, 0.7F, 0.2F}, Activation::kNone, Measure::kMargin) == doctest::Approx(0.5));
   CHECK(*of<double>({0.1, 0.9, 0.4, 0.6}, DType::kFp64, Shape{2, 2}, true) == doctest::Approx(0.6));
   CHECK(*of<double>({0.1, 0.9, 0.4, 0.6}, DType::kFp64, Shape{2, 2}, false) ==
         doctest::Approx(0.9));
