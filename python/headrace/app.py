@@ -83,7 +83,11 @@ class Server:
             response_compression=_COMPRESSION[self.config.response_compression],
         )
         self._core = runtime.Server(options)
-        self._people = People(self.config.tickets) if self.config.tickets is not None else None
+        self._people = (
+            People(self.config.tickets, keep_days=self.config.tickets_keep_days)
+            if self.config.tickets is not None
+            else None
+        )
         desk = self._people.desk if self._people is not None else None
         self.manager = ModelManager(
             self._core, _manager_options(self.config, desk), on_event=on_event

@@ -268,6 +268,10 @@ def serve(
         OptionalPath,
         typer.Option(help="SQLite file for what models leave to people. [default: none]"),
     ] = None,
+    tickets_keep_days: Annotated[
+        OptionalFloat,
+        typer.Option(help="Resolved tickets are deleted after so many days. [default: 30]"),
+    ] = None,
     max_message_bytes: Annotated[
         OptionalInt, typer.Option(help="Largest request; 0 = gRPC's limit. [default: 0]")
     ] = None,

@@ -109,6 +109,7 @@ class ServerConfig:
     # Of questions and answers, for all models that ask for it; taken as they come. 0 = no cache.
     response_cache_byte_size: int = 64 << 20
     tickets: Path | None = None  # SQLite file for what models leave to people
+    tickets_keep_days: float = 30.0  # resolved ones; 0 = for ever
 
     strict_readiness: bool = True
     exit_on_error: bool = True  # a model that does not load at start ends the server
@@ -132,6 +133,8 @@ class ServerConfig:
         _check_range("service_threads", self.service_threads, 1, 1000)
         _check_range("max_message_bytes", self.max_message_bytes, 0, 2**31 - 1)
         _check_range("response_cache_byte_size", self.response_cache_byte_size, 0, 2**40)
+        if not 0 <= self.tickets_keep_days <= 36500:
+            raise InvalidArgumentError("--tickets-keep-days must be 0 to 36500")
         _check_range("default_max_batch_size", self.default_max_batch_size, 0, 2**20)
         if self.grpc_port != 0 and self.grpc_port == self.metrics_port:
             raise InvalidArgumentError(

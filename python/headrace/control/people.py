@@ -25,11 +25,16 @@ _MOST_LEASE = 86400.0
 _LEAST_LEASE = 1.0
 # How often cases are let go of whose requests have been answered.
 _SWEEP_SECS = 1.0
+# How often resolved tickets are looked through for old ones.
+_FORGET_SECS = 3600.0
 
 
 class People:
-    def __init__(self, path: str | Path, *, bound: int = 10_000) -> None:
-        """Raises UnavailableError naming the file."""
+    def __init__(self, path: str | Path, *, bound: int = 10_000, keep_days: float = 30.0) -> None:
+        """Resolved tickets are deleted after `keep_days`; 0 = never. Raises UnavailableError naming
+        the file."""
+        self._keep_days = keep_days
+        self._forget_at = 0.0
         self.store = TicketStore(path, bound=bound)
         self.desk = runtime.HumanDesk()
         self._lock = threading.Lock()
@@ -94,6 +99,12 @@ class People:
 
     def _sweep(self) -> None:
         now = time.monotonic()
+        if self._keep_days > 0 and now >= self._forget_at:
+            self._forget_at = now + _FORGET_SECS
+            try:
+                self.store.forget_resolved(time.time() - self._keep_days * 86400)
+            except HeadraceError as error:
+                _log.error("old tickets are not deleted: %s", error.details)
         with self._lock:
             for ticket_id in [t for t, (_, until) in self._awaited.items() if until <= now]:
                 del self._awaited[ticket_id]
