@@ -366,7 +366,7 @@ def test_policy_yaml_starts_a_rollout_once(repository: Path, tmp_path: Path) -> 
         assert loaded(server) == {"1", "2"}
     policy.write_text("rollout: {candidate: 2}")
     with Server(repository, *kept, "--no-exit-on-error", ready=False) as server:
-        eventually(lambda: "model 'm'" in server.log() and "share" in server.log(), "told")
+        eventually(lambda: "policy.yaml: rollout: 'share' is missing" in server.log(), "told")
 
 
 def test_the_admin_service_is_not_on_the_data_port(repository: Path) -> None:

@@ -17,7 +17,7 @@ import time
 from collections import Counter
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Literal
+from typing import Any, Literal
 
 from headrace import runtime
 from headrace.control.manager import ModelManager
@@ -296,7 +296,7 @@ class Rollouts:
         record = self._journal.get(entry.name)
         numbers = record.kept_out(files) if record is not None else frozenset()
         if policy.rollout is not None:
-            candidate = plan_from_mapping(entry.name, policy.rollout).candidate
+            candidate = _plan_of(entry, policy.rollout).candidate
             if record is None or not record.is_about(candidate, files):
                 numbers |= {candidate}
         return numbers
@@ -318,7 +318,7 @@ class Rollouts:
         if record is not None and record.state == "running" and record.kept_out(files):
             plan, fallback = record.plan, record.fallback
         elif policy.rollout is not None:
-            plan = plan_from_mapping(model, policy.rollout)
+            plan = _plan_of(entry, policy.rollout)
             decided = record is not None and record.is_about(plan.candidate, files)
             if decided or plan.candidate not in files:
                 return
@@ -448,6 +448,14 @@ class Rollouts:
             state.replace("_", " "),
             reason,
         )
+
+
+def _plan_of(entry: ModelEntry, section: Mapping[str, Any]) -> RolloutPlan:
+    """The plan of policy.yaml. Raises InvalidArgumentError naming file and key."""
+    try:
+        return plan_from_mapping(entry.name, section)
+    except InvalidArgumentError as error:
+        raise InvalidArgumentError(f"{entry.policy_path}: {error.details}") from None
 
 
 def _read(loaded: LoadedVersion) -> _Counts:
