@@ -29,13 +29,14 @@ class Chromium:
 
     def __init__(self, *, width: int = 1400, height: int = 1000, dark: bool = False) -> None:
         websocket = pytest.importorskip("websocket", reason="needs pip install websocket-client")
+        program = find_chromium()
         self._size = (width, height)
         self._dark = dark
         self._connect = websocket.create_connection
         self._folder = tempfile.TemporaryDirectory(prefix="headrace-chromium-")
         self._process = subprocess.Popen(
             [
-                find_chromium(),
+                program,
                 "--headless=new",
                 "--no-sandbox",  # tests run as root
                 "--disable-gpu",

@@ -82,7 +82,14 @@ def test_the_stub_names_what_the_module_has() -> None:
 )
 def test_the_stub_names_what_each_class_has(node: ast.ClassDef) -> None:
     declared = {m.name for m in node.body if isinstance(m, ast.FunctionDef)}
-    assert public(declared) == public(vars(getattr(_ext, node.name)))
+    attributes = {  # that may be set too
+        m.target.id
+        for m in node.body
+        if isinstance(m, ast.AnnAssign) and isinstance(m.target, ast.Name)
+    }
+    assert public(declared | attributes) == public(vars(getattr(_ext, node.name)))
+    for name in attributes:
+        assert vars(getattr(_ext, node.name))[name].fset is not None, name
     for member in node.body:
         if isinstance(member, ast.FunctionDef):
             actual = isinstance(vars(getattr(_ext, node.name)).get(member.name, None), property)

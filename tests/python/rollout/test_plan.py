@@ -35,6 +35,8 @@ def test_every_key() -> None:
         "min_requests": 10,
         "min_seconds": 5,
         "auto_promote": False,
+        "shadow": True,
+        "tolerance": 0.5,
     }
     plan = plan_from_mapping("m", section)
     assert plan == RolloutPlan(
@@ -50,6 +52,8 @@ def test_every_key() -> None:
         min_requests=10,
         min_seconds=5,
         auto_promote=False,
+        shadow=True,
+        tolerance=0.5,
     )
     for field in fields(RolloutPlan):  # none was forgotten above
         assert getattr(plan, field.name) != field.default, field.name
@@ -72,7 +76,8 @@ def test_a_ratio_may_have_its_x(ratio: object) -> None:
         (
             {"shar": 1},
             "unknown key 'shar'; known: candidate, share, by, alpha, max_error_increase, "
-            "max_slow_increase, min_requests, min_seconds, auto_promote, stop_if",
+            "max_slow_increase, min_requests, min_seconds, auto_promote, shadow, tolerance, "
+            "stop_if",
         ),
         ({7: 1}, "unknown key '7'"),
         (
