@@ -122,6 +122,17 @@ struct Rig {
     options.now = [this] { return now; };
     first->spec();
   }
+  // What a test leaves open holds the chain, which holds where it lies.
+  ~Rig() {
+    for (const std::shared_ptr<Scripted>& servable : {first, second, first}) {
+      servable->hold = false;
+      const std::deque<RequestPtr> left = std::exchange(servable->held, {});
+    }
+    const auto cases = std::exchange(desk->cases, {});
+    for (const auto& one : cases) {
+      if (one != nullptr && one->listener != nullptr) one->listener->resolved({});
+    }
+  }
   ChainStep& model() {
     ChainStep& step = options.steps.emplace_back();
     step.target = std::make_shared<Link>(second);
