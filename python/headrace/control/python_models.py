@@ -21,8 +21,9 @@ import itertools
 import platform
 import sys
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from importlib.machinery import ModuleSpec, PathFinder
 from pathlib import Path
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
@@ -37,9 +38,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelContext", "OpenedPythonModel", "import_model"]
 
-_import_lock = (
-    threading.Lock()
-)  # guards sys.path and sys.modules while a model's files are imported
+_import_lock = threading.Lock()  # guards sys.modules while a model's files are imported
 _serial = itertools.count(1)
 
 
@@ -56,6 +55,25 @@ class ModelContext:
     threads: int  # cores planned for this instance
 
 
+class _ModelFolder(threading.local):
+    """Finds the modules beside a model.py, for the thread that imports it and nobody else: sys.path
+    belongs to every thread, and one that imports while an entry comes or goes misses another."""
+
+    folder: str | None = None
+
+    def find_spec(
+        self, name: str, path: Sequence[str] | None, target: ModuleType | None = None
+    ) -> ModuleSpec | None:
+        if self.folder is None or path is not None:
+            return None
+        return PathFinder.find_spec(name, [self.folder], target)
+
+
+_model_folder = _ModelFolder()
+# Before the path finder, like the first entry of sys.path; after the interpreter's own modules.
+sys.meta_path.insert(sys.meta_path.index(PathFinder), _model_folder)
+
+
 def import_model(path: Path) -> ModuleType:
     """Imports a model.py under a name of its own. Modules beside it can be imported by it; they are
     taken out of sys.modules afterwards, so that models (and versions) never see each other's."""
@@ -67,7 +85,7 @@ def import_model(path: Path) -> ModuleType:
     module = importlib.util.module_from_spec(spec)
     with _import_lock:
         before = set(sys.modules)
-        sys.path.insert(0, folder)
+        _model_folder.folder = folder
         importlib.invalidate_caches()
         sys.modules[name] = module  # dataclasses and pickle look there while it runs
         try:
@@ -79,7 +97,7 @@ def import_model(path: Path) -> ModuleType:
                 raise
             raise _failure(path, error) from error
         finally:
-            sys.path.remove(folder)
+            _model_folder.folder = None
             for new in set(sys.modules) - before:
                 origin = getattr(sys.modules.get(new), "__file__", None)
                 if origin is not None and Path(origin).is_relative_to(folder):

@@ -65,7 +65,8 @@ class MonitoringServer:
         self._with_dashboard = dashboard
         self._thread: threading.Thread | None = None
         self._http: _Http | None = None
-        # Made by the thread, before it serves.
+        # Made by the thread, before it serves: their libraries take long to import.
+        self._made = threading.Event()  # or failed
         self._registry: CollectorRegistry | None = None
         self._dashboard: Dashboard | None = None
 
@@ -73,11 +74,18 @@ class MonitoringServer:
         http = _Http(self._socket, self)
 
         def serve() -> None:
-            self._registry = make_registry(source, bounds_ns, version)
-            if self._with_dashboard:
-                from headrace.monitoring.dashboard import Dashboard
+            try:
+                registry = make_registry(source, bounds_ns, version)
+                if self._with_dashboard:
+                    from headrace.monitoring.dashboard import Dashboard
 
-                self._dashboard = Dashboard(source, self._registry, bounds_ns, version)
+                    self._dashboard = Dashboard(source, registry, bounds_ns, version)
+                self._registry = registry
+            except Exception:
+                _log.exception("no metrics: their port answers nothing")
+                return
+            finally:
+                self._made.set()
             http.serve_forever(poll_interval=0.1)
 
         self._http = http
@@ -103,7 +111,9 @@ class MonitoringServer:
 
     def stop(self) -> None:
         if self._http is not None and self._thread is not None:
-            self._http.shutdown()
+            self._made.wait()
+            if self._registry is not None:
+                self._http.shutdown()  # waits for the end of serve_forever
             self._thread.join()
             self._http.end_connections()
             self._http = None

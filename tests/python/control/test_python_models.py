@@ -7,6 +7,7 @@ import sys
 import numpy as np
 import pytest
 
+from headrace.control.python_models import import_model
 from headrace.errors import InternalError, InvalidArgumentError
 
 
@@ -97,6 +98,23 @@ def test_a_reload_takes_up_new_code_and_new_modules(repository, start_server, co
     repository.put("m/1/helper_module.py", "VALUE = 22\n")
     client.load("m")
     assert client.infer("m", x)["y"].tolist() == [22]
+
+
+def test_only_the_importing_thread_sees_the_modules_beside_a_model(tmp_path) -> None:
+    (tmp_path / "beside_it.py").write_text("")
+    (tmp_path / "model.py").write_text(
+        "import sys, threading\n"
+        "from importlib.util import find_spec\n"
+        "mine, others, paths = find_spec('beside_it'), [], list(sys.path)\n"
+        "thread = threading.Thread(target=lambda: others.append(find_spec('beside_it')))\n"
+        "thread.start(); thread.join()\n"
+    )
+    before = list(sys.path)
+    model = import_model(tmp_path / "model.py")
+    assert model.mine.origin == str(tmp_path / "beside_it.py")
+    assert model.others == [None]
+    # An entry that comes or goes makes an import elsewhere miss another one.
+    assert model.paths == before == sys.path
 
 
 @pytest.mark.parametrize(

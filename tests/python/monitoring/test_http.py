@@ -119,3 +119,14 @@ def test_stopping_does_not_wait_for_them() -> None:
         server.stop()
         silent.settimeout(60)
         assert silent.recv(1) == b""
+
+
+def test_a_server_without_metrics_says_so_and_stops(monkeypatch, caplog) -> None:
+    def broken(*_: Any) -> None:
+        raise ModuleNotFoundError("no such library")
+
+    monkeypatch.setattr(http, "make_registry", broken)
+    with serve():
+        pass  # the stop waits for nothing
+    assert "no metrics" in caplog.text
+    assert "no such library" in caplog.text
