@@ -41,6 +41,12 @@ test-python:
 	@$(SAY) "Python tests"
 	@$(PYTHON_BIN) -m pytest $(PYTEST_ARGS)
 
+.PHONY: faults
+faults: ## the fault matrix: crashes, hangs, full disks, cut connections, ... (FAULTS_JSON=FILE keeps its figures)
+	@scripts/bootstrap.sh test
+	@$(SAY) "faults"
+	@$(PYTHON_BIN) -m pytest tests/faults $(PYTEST_ARGS)
+
 .PHONY: monitoring
 monitoring: ## dashboard and rules in a real Chromium and Prometheus; installs them
 	@scripts/bootstrap.sh test monitoring

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import random
 import re
 import signal
@@ -11,7 +12,7 @@ import sys
 import threading
 import time
 import urllib.request
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from types import TracebackType
@@ -79,15 +80,25 @@ def free_port() -> int:
 class Server:
     """`headrace serve` on free ports. The `with` ends with SIGTERM and an exit status of 0."""
 
-    def __init__(self, repository: Path, *options: str, ready: bool = True) -> None:
+    def __init__(
+        self,
+        repository: Path,
+        *options: str,
+        ready: bool = True,
+        port: int = 0,
+        wrap: Sequence[str] = (),
+        environment: Mapping[str, str] | None = None,
+    ) -> None:
+        """`port` 0: a free one. `wrap`: a command that executes its arguments, like prlimit."""
         self.repository = repository
-        self.port = free_port()
+        self.port = port or free_port()
         self.metrics_port = free_port()
         self.address = f"127.0.0.1:{self.port}"
         self.log_path = repository.parent / f"server-{self.port}.log"
         self.checked = True  # whether __exit__ asserts a clean end
         self._wait = ready
         command = [
+            *wrap,
             str(Path(sys.executable).with_name("headrace")),
             "serve",
             "--model-repository",
@@ -104,8 +115,10 @@ class Server:
             "",
             *options,
         ]
-        with self.log_path.open("wb") as log:
-            self.process = subprocess.Popen(command, stdout=log, stderr=log)
+        with self.log_path.open("ab") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**os.environ, **(environment or {})}
+            )
 
     def __enter__(self) -> Server:
         self.client = triton.InferenceServerClient(self.address)
