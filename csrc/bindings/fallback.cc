@@ -9,6 +9,7 @@
 #include "bindings/python_status.h"
 #include "routing/fallback_chain.h"
 #include "routing/guarded.h"
+#include "routing/hedged.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -160,6 +161,14 @@ std::shared_ptr<Guarded> make_guarded(std::shared_ptr<Servable> servable, double
   return Guarded::make(std::move(servable), options);
 }
 
+std::shared_ptr<Hedged> make_hedged(std::shared_ptr<Servable> servable, double after_s,
+                                    double budget) {
+  HedgeOptions options;
+  options.after = nanoseconds_of(after_s);
+  options.budget = budget;
+  return Hedged::make(std::move(servable), std::move(options), alarms());
+}
+
 const char* state_name(CircuitBreaker::State state) {
   constexpr const char* kNames[] = {"closed", "open", "half_open"};
   return kNames[static_cast<std::size_t>(state)];
@@ -243,6 +252,14 @@ void bind_fallback(py::module_& module) {
           changes[state_name(static_cast<CircuitBreaker::State>(i))] = counts[i];
         }
         return changes;
+      });
+  py::class_<Hedged, Servable, std::shared_ptr<Hedged>>(module, "Hedged")
+      .def(py::init(&make_hedged), "servable"_a, py::kw_only(), "after_s"_a = 0.0,
+           "budget"_a = 0.05)
+      .def("counts", [](const Hedged& self) {
+        const Hedged::Values values = self.values();
+        return py::dict("sent"_a = values.sent, "won"_a = values.won,
+                        "no_budget"_a = values.no_budget);
       });
   py::class_<QueueingDesk, std::shared_ptr<QueueingDesk>>(module, "HumanDesk")
       .def(py::init<>())

@@ -263,6 +263,17 @@ class Guarded(Servable):
         """How often it changed to each state."""
 
 @final
+class Hedged(Servable):
+    """A servable that is asked again when an answer takes long; the first good answer counts."""
+
+    def __init__(self, servable: Servable, *, after_s: float = 0.0, budget: float = 0.05) -> None:
+        """after_s: how long an answer may take, 0 = the 95th percentile of recent ones. budget:
+        second attempts a request, in the long run."""
+
+    def counts(self) -> dict[str, int]:
+        """Second attempts: "sent", "won" (of these: brought the answer), "no_budget" (not sent)."""
+
+@final
 class HumanDesk:
     """Where chains leave what a person is to decide."""
 

@@ -33,7 +33,7 @@ class Chromium:
         self._size = (width, height)
         self._dark = dark
         self._connect = websocket.create_connection
-        self._folder = tempfile.TemporaryDirectory(prefix="headrace-chromium-")
+        self._folder = tempfile.mkdtemp(prefix="headrace-chromium-")
         self._process = subprocess.Popen(
             [
                 program,
@@ -45,7 +45,7 @@ class Chromium:
                 "--no-first-run",
                 "--remote-debugging-port=0",
                 "--remote-allow-origins=*",
-                f"--user-data-dir={self._folder.name}",
+                f"--user-data-dir={self._folder}",
                 "about:blank",
             ],
             stdout=subprocess.DEVNULL,
@@ -71,7 +71,7 @@ class Chromium:
     def _page_address(self) -> str:
         import urllib.request
 
-        port_file = Path(self._folder.name) / "DevToolsActivePort"
+        port_file = Path(self._folder) / "DevToolsActivePort"
         end = time.monotonic() + 90
         while time.monotonic() < end:
             assert self._process.poll() is None, "Chromium did not start"
@@ -101,8 +101,7 @@ class Chromium:
         except subprocess.TimeoutExpired:
             self._process.kill()
             self._process.wait()
-        shutil.rmtree(self._folder.name, ignore_errors=True)  # its children may still write
-        self._folder._finalizer.detach()  # type: ignore[attr-defined]
+        shutil.rmtree(self._folder, ignore_errors=True)  # its children may still write
 
     def send(self, method: str, **params: Any) -> dict[str, Any]:
         self._number += 1

@@ -301,3 +301,45 @@ def test_nobody_comes_and_the_rule_answers(
     assert probability == 0.5
     assert parameters["hr.answered_by"] == "rule"
     assert parameters["hr.ticket"]
+
+
+HANGING_ONCE = """
+import pathlib, threading, time
+
+MOOD = pathlib.Path({mood!r})
+turn = threading.Semaphore(1)  # of both instances
+
+def infer(inputs):
+    if MOOD.read_text() == "hang" and turn.acquire(blocking=False):
+        while MOOD.read_text() == "hang":
+            time.sleep(0.01)
+    return {{"P": inputs["X"] + 1}}
+"""
+
+
+def test_a_second_instance_is_asked_when_the_first_takes_long(
+    repository: Path, start: Start, mood: Path
+) -> None:
+    mood.write_text("hang")
+    config = CONFIG + "instance_group [{ count: 2 }]\n"
+    write_model(repository, "m", config, {"model.py": HANGING_ONCE.format(mood=str(mood))}, 1)
+    (repository / "m" / "policy.yaml").write_text("hedge: {after: 20ms, budget: 100%}\n")
+    server = start()
+
+    def hedges(outcome: str) -> float:
+        return server.metric("headrace_hedges_total", model="m", version="1", outcome=outcome)
+
+    answer = server.client.infer("m", [tensor("X", X)])  # one instance hangs
+    np.testing.assert_array_equal(answer.as_numpy("P"), X + 1)
+    assert hedges("sent") >= hedges("won") == 1
+    assert hedges("no_budget") == 0
+    mood.write_text("good")
+    np.testing.assert_array_equal(server.client.infer("m", [tensor("X", X)]).as_numpy("P"), X + 1)
+
+
+def test_hedging_wants_a_second_instance(repository: Path, start: Start) -> None:
+    write_model(repository, "m", CONFIG, {"model.py": FIXED.format(row=[0.9, 0.1])}, 1)
+    (repository / "m" / "policy.yaml").write_text("hedge: true\n")
+    server = start("--model-control-mode", "explicit")
+    with pytest.raises(InferenceServerException, match="give it an instance_group"):
+        server.client.load_model("m")

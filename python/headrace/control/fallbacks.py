@@ -21,7 +21,7 @@ from headrace.repository.policy import ModelPolicy
 if TYPE_CHECKING:
     from headrace.control.states import ModelRecord
 
-__all__ = ["Fallbacks", "circle", "guard", "point"]
+__all__ = ["Fallbacks", "circle", "guard", "hedge", "point"]
 
 
 @dataclass(frozen=True)
@@ -111,6 +111,19 @@ def guard(
         budget_s=policy.deadline,
     )
     return Fallbacks(chain, guarded, breaker, chain, tuple(links))
+
+
+def hedge(version: runtime.Servable, policy: ModelPolicy, instances: int) -> runtime.Hedged | None:
+    """None if the policy asks for none. Raises InvalidArgumentError where there is no second
+    instance to ask."""
+    if policy.hedge is None:
+        return None
+    if instances < 2:
+        raise InvalidArgumentError(
+            "hedge: the model has one instance, so nobody could be asked again; give it an "
+            "instance_group with a count of 2 or more"
+        )
+    return runtime.Hedged(version, after_s=policy.hedge.after, budget=policy.hedge.budget)
 
 
 def point(records: Mapping[str, ModelRecord]) -> None:

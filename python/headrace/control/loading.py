@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from headrace import runtime
-from headrace.control.fallbacks import guard
+from headrace.control.fallbacks import guard, hedge
 from headrace.control.loaders import Loaders, OpenedModel, Source
 from headrace.control.signature import (
     admission_policy,
@@ -260,8 +260,9 @@ def _started(
     desk: runtime.HumanDesk | None = None,
 ) -> LoadedVersion:
     try:
-        cached = _cached(warmed.version, policy, config, cache)
-        fallbacks = guard(cached or warmed.version, number, config, policy, desk)
+        hedged = hedge(warmed.version, policy, warmed.plan.instances)
+        cached = _cached(hedged or warmed.version, policy, config, cache)
+        fallbacks = guard(cached or hedged or warmed.version, number, config, policy, desk)
         warmed.version.start()
     except BaseException:
         warmed.close()
@@ -271,6 +272,7 @@ def _started(
         number=number,
         fingerprint=fingerprint,
         version=warmed.version,
+        hedged=hedged,
         cache=cached,
         fallbacks=fallbacks,
         policy=policy,
@@ -284,7 +286,7 @@ def _started(
 
 
 def _cached(
-    version: runtime.ModelVersion,
+    version: runtime.Servable,
     policy: ModelPolicy,
     config: model_config.ModelConfig,
     cache: runtime.ResponseCache | None,

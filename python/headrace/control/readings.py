@@ -108,7 +108,7 @@ class Readings:
         samples: list[FallbackSample] = []
         for loaded in self._registry.ready_versions():
             chain, breaker = loaded.fallbacks.chain, loaded.fallbacks.breaker
-            if chain is None and breaker is None:
+            if chain is None and breaker is None and loaded.hedged is None:
                 continue
             samples.append(
                 FallbackSample(
@@ -118,7 +118,8 @@ class Readings:
                     breaker=breaker.state if breaker is not None else "",
                     changes=breaker.changes() if breaker is not None else {},
                     refused=breaker.refused if breaker is not None else 0,
-                    drift=chain.drift if chain is not None else False,
+                    drift=chain.drift if chain is not None else None,
+                    hedges=loaded.hedged.counts() if loaded.hedged is not None else {},
                 )
             )
         return samples

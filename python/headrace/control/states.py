@@ -47,7 +47,8 @@ class LoadedVersion:
     number: int
     fingerprint: str  # of the files and the configuration it was loaded from
     version: runtime.ModelVersion
-    cache: runtime.CachedServable | None  # part of `servable`
+    hedged: runtime.Hedged | None  # these are parts of `servable`, as asked for
+    cache: runtime.CachedServable | None
     fallbacks: Fallbacks  # around the version and its cache
     policy: ModelPolicy
     config: model_config.ModelConfig

@@ -103,7 +103,7 @@ class Source(Protocol):
         """As Server.statistics() answers."""
 
     def fallbacks(self) -> Sequence[FallbackSample]:
-        """Of versions that have a chain or a breaker."""
+        """Of versions that have a chain, a breaker or hedging."""
 
     def tickets(self) -> Sequence[QueueSample]: ...
 

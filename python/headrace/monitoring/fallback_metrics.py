@@ -1,4 +1,4 @@
-"""Metrics of fallbacks, circuit breakers and tickets."""
+"""Metrics of fallbacks, circuit breakers, hedging and tickets."""
 
 from __future__ import annotations
 
@@ -25,7 +25,8 @@ class FallbackSample:
     breaker: str = ""  # its state; "" = it has none
     changes: Mapping[str, int] = field(default_factory=dict)  # of the breaker, to each state
     refused: int = 0  # by the breaker
-    drift: bool = False
+    drift: bool | None = None  # None: nobody asks
+    hedges: Mapping[str, int] = field(default_factory=dict)  # as Hedged.counts() answers
 
 
 @dataclass(frozen=True)
@@ -66,17 +67,26 @@ def families(
     drift = GaugeMetricFamily(
         "headrace_drift_alarm", "1 while the drift alarm is set", labels=["model", "version"]
     )
+    hedges = CounterMetricFamily(
+        "headrace_hedges",
+        'Second attempts at requests that took long ("won": of the sent ones, those that brought '
+        "the answer)",
+        labels=["model", "version", "outcome"],
+    )
     for sample in samples:
         labels = [sample.model, sample.version]
         for trigger, target, requests in sample.fallbacks:
             answered.add_metric([*labels, trigger, target], requests)
-        drift.add_metric(labels, int(sample.drift))
+        if sample.drift is not None:
+            drift.add_metric(labels, int(sample.drift))
+        for outcome, count in sample.hedges.items():
+            hedges.add_metric([*labels, outcome], count)
         if sample.breaker:
             for name in BREAKER_STATES:
                 state.add_metric([*labels, name], int(name == sample.breaker))
                 changes.add_metric([*labels, name], sample.changes.get(name, 0))
             refused.add_metric(labels, sample.refused)
-    yield from (answered, state, changes, refused, drift)
+    yield from (answered, state, changes, refused, drift, hedges)
     tickets = GaugeMetricFamily(
         "headrace_human_tickets", "Tickets that wait for a person", labels=["queue", "state"]
     )

@@ -19,7 +19,7 @@ from typing import Any, ClassVar, Literal
 from headrace.errors import InvalidArgumentError
 from headrace.repository.names import check_model_name
 
-__all__ = ["TRIGGERS", "AcceptPolicy", "BreakerPolicy", "FallbackStep", "read_steps"]
+__all__ = ["TRIGGERS", "AcceptPolicy", "BreakerPolicy", "FallbackStep", "HedgePolicy", "read_steps"]
 
 TRIGGERS = (
     "invalid_input",
@@ -54,6 +54,25 @@ class AcceptPolicy:
                 f"accept.confidence is {self.confidence}; it must be above 0, at most 1 "
                 "(`headrace calibrate` finds one)"
             )
+
+
+@dataclass(frozen=True)
+class HedgePolicy:
+    """`hedge:`: a request whose answer takes long is given to a second instance, too."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
+
+    # How long an answer may take until then; 0: the 95th percentile of recent ones.
+    after: float = field(default=0.0, metadata={"unit": "seconds"})
+    budget: float = field(default=0.05, metadata={"unit": "share"})  # of the requests, at most
+
+    def __post_init__(self) -> None:
+        if self.after != 0 and not 1e-3 <= self.after <= 3600:
+            raise InvalidArgumentError(
+                f"hedge.after is {self.after}; it must be 0 or 0.001 to 3600 seconds"
+            )
+        if not 0.001 <= self.budget <= 1:
+            raise InvalidArgumentError(f"hedge.budget is {self.budget}; it must be 0.001 to 1")
 
 
 @dataclass(frozen=True)

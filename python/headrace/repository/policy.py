@@ -19,7 +19,13 @@ from dataclasses import dataclass, field, fields
 from typing import Any, ClassVar, get_args, get_type_hints
 
 from headrace.errors import InvalidArgumentError
-from headrace.repository.fallback import AcceptPolicy, BreakerPolicy, FallbackStep, read_steps
+from headrace.repository.fallback import (
+    AcceptPolicy,
+    BreakerPolicy,
+    FallbackStep,
+    HedgePolicy,
+    read_steps,
+)
 from headrace.repository.scan import POLICY_FILENAME, ModelEntry
 
 __all__ = [
@@ -29,6 +35,7 @@ __all__ = [
     "BreakerPolicy",
     "CachePolicy",
     "FallbackStep",
+    "HedgePolicy",
     "ModelPolicy",
     "SloPolicy",
     "parse_policy",
@@ -112,6 +119,7 @@ class ModelPolicy:
     # From a request's arrival to its answer, for the fallbacks; 0: the client's deadline.
     deadline: float = seconds(0.0)
     fallback: tuple[FallbackStep, ...] = field(default=(), metadata={"read": read_steps})
+    hedge: HedgePolicy | None = None
     slo: SloPolicy | None = None
     # RolloutPlan's section (rollout/plan.py), which checks it.
     rollout: Mapping[str, Any] | None = None
