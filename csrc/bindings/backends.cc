@@ -85,24 +85,25 @@ void bind_backends(py::module_& module) {
       .def("devices", &OpenVinoBackend::devices, py::call_guard<py::gil_scoped_release>())
       .def(
           "inspect",
-          [](const OpenVinoBackend& self, const std::string& path) {
+          [](const OpenVinoBackend& self, const std::string& path, bool low_priority) {
             auto result = [&] {
               const py::gil_scoped_release release;
-              return self.inspect(path);
+              return self.inspect(path, low_priority);
             }();
             return value_or_raise(std::move(result));
           },
-          "path"_a)
+          "path"_a, py::kw_only(), "low_priority"_a = false)
       .def(
           "load",
           [](const OpenVinoBackend& self, const std::string& path, std::string device,
-             uint32_t instances, uint32_t threads, std::string cache_dir,
+             uint32_t instances, uint32_t threads, std::string cache_dir, bool low_priority,
              std::map<std::string, std::string> properties) {
             OpenVinoOptions options;
             options.device = std::move(device);
             options.instances = instances;
             options.threads = threads;
             options.cache_dir = std::move(cache_dir);
+            options.low_priority = low_priority;
             options.properties = std::move(properties);
             auto result = [&] {
               const py::gil_scoped_release release;
@@ -111,7 +112,8 @@ void bind_backends(py::module_& module) {
             return value_or_raise(std::move(result));
           },
           "path"_a, py::kw_only(), "device"_a = "CPU", "instances"_a = 1, "threads"_a = 1,
-          "cache_dir"_a = "", "properties"_a = std::map<std::string, std::string>());
+          "cache_dir"_a = "", "low_priority"_a = false,
+          "properties"_a = std::map<std::string, std::string>());
   module.def("callback_model", &callback_model, "callables"_a, "inputs"_a, "outputs"_a,
              py::kw_only(), "description"_a = "Python callable");
 }

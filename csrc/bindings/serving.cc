@@ -4,6 +4,7 @@
 #include <mutex>
 #include <thread>
 
+#include "base/low_priority.h"
 #include "bindings/bindings.h"
 #include "bindings/numpy_tensor.h"
 #include "bindings/python_status.h"
@@ -183,9 +184,14 @@ std::shared_ptr<ModelVersion> make_version(ModelSpec spec, std::shared_ptr<Model
               std::thread([last = std::move(held)]() mutable { last.reset(); }).detach();
               return;
             }
-            if (PyGILState_Check() == 0) return held.reset();
+            const auto free = [&held] {
+              // A model that waits for the interpreter when it ends must not do so at low priority.
+              const bool anywhere = held->model().runs_anywhere();
+              anywhere ? run_at_low_priority([&held] { held.reset(); }) : held.reset();
+            };
+            if (PyGILState_Check() == 0) return free();
             const py::gil_scoped_release release;
-            held.reset();
+            free();
           }};
 }
 
@@ -211,15 +217,17 @@ void bind_serving(py::module_& module) {
            "admission"_a = AdmissionPolicy{})
       .def(
           "warm_up",
-          [](ModelVersion& self, const py::dict& arrays) {
+          [](ModelVersion& self, const py::dict& arrays, bool low_priority) {
             const Inputs inputs = inputs_of(self.spec(), arrays);
-            const Status status = [&] {
+            Status status;
+            {
               const py::gil_scoped_release release;
-              return self.warm_up(inputs.tensors);
-            }();
+              const auto run = [&] { status = self.warm_up(inputs.tensors); };
+              low_priority&& self.model().runs_anywhere() ? run_at_low_priority(run) : run();
+            }
             raise_unless_ok(status);
           },
-          "inputs"_a)
+          "inputs"_a, py::kw_only(), "low_priority"_a = false)
       .def("start", &ModelVersion::start, py::call_guard<py::gil_scoped_release>())
       .def("infer", &infer, "inputs"_a, py::kw_only(), "outputs"_a = std::vector<std::string>(),
            "timeout_s"_a = py::none())

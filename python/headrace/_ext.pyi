@@ -121,7 +121,9 @@ class OpenVinoBackend:
     @staticmethod
     def version() -> str: ...
     def devices(self) -> list[str]: ...
-    def inspect(self, path: str) -> tuple[list[TensorSpec], list[TensorSpec]]:
+    def inspect(
+        self, path: str, *, low_priority: bool = False
+    ) -> tuple[list[TensorSpec], list[TensorSpec]]:
         """Inputs and outputs of an ONNX or IR file, without compiling it."""
 
     def load(
@@ -132,8 +134,10 @@ class OpenVinoBackend:
         instances: int = 1,
         threads: int = 1,
         cache_dir: str = "",
+        low_priority: bool = False,
         properties: Mapping[str, str] = {},
-    ) -> Model: ...
+    ) -> Model:
+        """`low_priority`: the work leaves the processors to whoever serves."""
 
 def callback_model(
     callables: Sequence[Callable[[dict[str, Array]], Mapping[str, Array]]],
@@ -185,8 +189,9 @@ class ModelVersion(Servable):
         instances: int,
         admission: AdmissionPolicy = ...,
     ) -> None: ...
-    def warm_up(self, inputs: Mapping[str, Array]) -> None:
-        """Runs once on every instance, before start(). Arrays carry the batch dimension."""
+    def warm_up(self, inputs: Mapping[str, Array], *, low_priority: bool = False) -> None:
+        """Runs once on every instance, before start(). Arrays carry the batch dimension.
+        `low_priority` holds for models that run without the interpreter."""
 
     def start(self) -> None: ...
     def infer(

@@ -463,6 +463,7 @@ def _manager_options(config: ServerConfig, desk: runtime.HumanDesk | None) -> Ma
         poll_secs=config.repository_poll_secs,
         strict_readiness=config.strict_readiness,
         cores=config.cores,
+        load_threads=config.load_threads,
         default_max_batch_size=config.default_max_batch_size,
         onnx_engine=config.onnx_engine,
         cache_dir=config.cache_dir,

@@ -238,6 +238,13 @@ def serve(
         OptionalInt,
         typer.Option(help="Cores to divide over model instances; 0 = all. [default: 0]"),
     ] = None,
+    load_threads: Annotated[
+        OptionalInt,
+        typer.Option(
+            help="Models that load at a time while others are served, one core each; 0 = a quarter "
+            "of the cores. [default: 0]"
+        ),
+    ] = None,
     default_max_batch_size: Annotated[
         OptionalInt,
         typer.Option(help="For models that can batch and do not say how much. [default: 32]"),

@@ -90,6 +90,8 @@ class ServerConfig:
     # where most calls follow that soon. 0, or a single core: it sleeps at once.
     busy_poll_us: int = 100
     cores: int = 0  # cores to divide over model instances; 0 = all this process may use
+    # Cores that loads may use, one each, while models are served; 0 = a quarter of the cores.
+    load_threads: int = 0
     max_message_bytes: int = 0  # 0 = 2 GiB - 1 for ModelInfer, 4 MiB for other methods
     response_compression: ResponseCompression = "none"  # for clients that accept it
     limits: ConnectionLimits = field(default_factory=ConnectionLimits)
@@ -130,6 +132,7 @@ class ServerConfig:
         _check_range("io_threads", self.io_threads, 0, 1024)
         _check_range("busy_poll_us", self.busy_poll_us, 0, 10_000)
         _check_range("cores", self.cores, 0, 4096)
+        _check_range("load_threads", self.load_threads, 0, 4096)
         _check_range("service_threads", self.service_threads, 1, 1000)
         _check_range("max_message_bytes", self.max_message_bytes, 0, 2**31 - 1)
         _check_range("response_cache_byte_size", self.response_cache_byte_size, 0, 2**40)

@@ -19,7 +19,7 @@ OpenVinoBackend::OpenVinoBackend() = default;
 OpenVinoBackend::~OpenVinoBackend() = default;
 
 Result<std::pair<std::vector<TensorSpec>, std::vector<TensorSpec>>> OpenVinoBackend::inspect(
-    const std::string& path) const {
+    const std::string& path, bool /*low_priority*/) const {
   return missing(path);
 }
 

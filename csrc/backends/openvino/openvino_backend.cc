@@ -3,7 +3,9 @@
 #include <algorithm>
 #include <filesystem>
 #include <fstream>
+#include <functional>
 #include <mutex>
+#include <optional>
 #include <set>
 #include <string_view>
 #include <unordered_set>
@@ -17,6 +19,8 @@
 #include "backends/openvino/onnx_names.h"
 #include "backends/openvino/openvino_error.h"
 #include "backends/openvino/openvino_instance.h"
+#include "backends/openvino/openvino_workers.h"
+#include "base/low_priority.h"
 
 namespace headrace {
 namespace {
@@ -346,6 +350,46 @@ std::string describe_model(const OpenVinoOptions& options, const ov::CompiledMod
          count(options.instances, "instance") + " x " + count(options.threads, "thread");
 }
 
+void with_priority(bool low, const std::function<void()>& work) {
+  low ? run_at_low_priority(work) : work();
+}
+
+// What load() compiles.
+struct Read {
+  std::shared_ptr<ov::Model> model;
+  OpenVinoSignature signature;
+  std::shared_ptr<ShapeCheck> shape_check;
+  bool shared;  // by all instances
+};
+
+Result<Read> read_to_compile(ov::Core& core, const std::string& path,
+                             const OpenVinoOptions& options) {
+  Result<std::shared_ptr<ov::Model>> model = read_model(core, path);
+  if (!model) return model.error();
+  Result<OpenVinoSignature> signature = read_signature(path, **model);
+  if (!signature) return signature.error();
+  const bool shared = options.device != "CPU" || constant_bytes(**model) > kSharedWeightsBytes;
+  auto shape_check = std::make_shared<ShapeCheck>(**model);
+  return Read{std::move(*model), std::move(*signature), std::move(shape_check), shared};
+}
+
+std::vector<ov::CompiledModel> compile(ov::Core& core, const Read& read,
+                                       const OpenVinoOptions& options) {
+  ov::AnyMap config =
+      read.shared ? compile_config(options, options.instances, options.instances * options.threads)
+                  : compile_config(options, 1, options.threads);
+  std::vector<ov::CompiledModel> compiled;
+  while (compiled.size() < (read.shared ? 1 : options.instances)) {
+    try {
+      compiled.push_back(core.compile_model(read.model, options.device, config));
+    } catch (...) {
+      // A cache that cannot be written or read must not keep a good model from serving.
+      if (config.erase(ov::cache_dir.name()) == 0) throw;
+    }
+  }
+  return compiled;
+}
+
 }  // namespace
 
 struct OpenVinoBackend::Impl {
@@ -354,20 +398,35 @@ struct OpenVinoBackend::Impl {
     std::call_once(once, [this] { made = std::make_unique<ov::Core>(); });
     return *made;
   }
+  // Whether a load may have a low priority.
+  bool workers_are_there() {
+    std::call_once(workers_once, [this] {
+      try {
+        workers = start_openvino_workers(core());
+      } catch (...) {
+        // Without them every load has the caller's priority.
+      }
+    });
+    return workers.all;
+  }
   std::once_flag once;
   std::unique_ptr<ov::Core> made;
+  std::once_flag workers_once;
+  OpenVinoWorkers workers;
 };
 
 OpenVinoBackend::OpenVinoBackend() : impl_(std::make_unique<Impl>()) {}
 OpenVinoBackend::~OpenVinoBackend() = default;
 
 Result<std::pair<std::vector<TensorSpec>, std::vector<TensorSpec>>> OpenVinoBackend::inspect(
-    const std::string& path) const try {
-  Result<std::shared_ptr<ov::Model>> model = read_model(impl_->core(), path);
-  if (!model) return model.error();
-  Result<OpenVinoSignature> signature = read_signature(path, **model);
-  if (!signature) return signature.error();
-  return std::pair(std::move(signature->inputs), std::move(signature->outputs));
+    const std::string& path, bool low_priority) const try {
+  std::optional<Result<OpenVinoSignature>> signature;
+  with_priority(low_priority && impl_->workers_are_there(), [&] {
+    Result<std::shared_ptr<ov::Model>> model = read_model(impl_->core(), path);
+    signature = model ? read_signature(path, **model) : model.error();
+  });
+  if (!*signature) return signature->error();
+  return std::pair(std::move((*signature)->inputs), std::move((*signature)->outputs));
 } catch (...) {
   return caught_openvino_status(StatusCode::kInvalidArgument, "cannot read '" + path + "'");
 }
@@ -380,28 +439,24 @@ Result<std::shared_ptr<Model>> OpenVinoBackend::load(const std::string& path,
   }
   ov::Core& core = impl_->core();
   if (Status status = check_properties(core, options); !status.ok()) return status;
-  Result<std::shared_ptr<ov::Model>> model = read_model(core, path);
-  if (!model) return model.error();
-  Result<OpenVinoSignature> signature = read_signature(path, **model);
-  if (!signature) return signature.error();
+  const bool low_priority = impl_->workers_are_there() && options.low_priority;
+  std::optional<Result<Read>> read;
+  with_priority(low_priority, [&] { read = read_to_compile(core, path, options); });
+  if (!*read) return read->error();
 
-  auto shape_check = std::make_shared<ShapeCheck>(**model);
-  const bool shared = options.device != "CPU" || constant_bytes(**model) > kSharedWeightsBytes;
-  ov::AnyMap config =
-      shared ? compile_config(options, options.instances, options.instances * options.threads)
-             : compile_config(options, 1, options.threads);
+  // Several streams are executed by threads of the compiled model, which are born here; one stream
+  // by who runs it.
+  const bool threads_that_serve =
+      options.device != "CPU" || ((*read)->shared && options.instances > 1);
   std::vector<ov::CompiledModel> compiled;
-  while (compiled.size() < (shared ? 1 : options.instances)) {
-    try {
-      compiled.push_back(core.compile_model(*model, options.device, config));
-    } catch (...) {
-      // A cache that cannot be written or read must not keep a good model from serving.
-      if (config.erase(ov::cache_dir.name()) == 0) throw;
-    }
-  }
+  with_priority(low_priority && !threads_that_serve, [&] {
+    compiled = compile(core, **read, options);
+    (*read)->model.reset();  // freed here too
+  });
   std::string description = describe_model(options, compiled.front());
   return std::shared_ptr<Model>(std::make_shared<OpenVinoModel>(
-      std::move(*signature), std::move(shape_check), std::move(compiled), std::move(description)));
+      std::move((*read)->signature), std::move((*read)->shape_check), std::move(compiled),
+      std::move(description)));
 } catch (...) {
   return caught_openvino_status(StatusCode::kInvalidArgument, "cannot compile '" + path + "'");
 }

@@ -48,6 +48,8 @@ struct OpenVinoOptions {
   uint32_t threads = 1;    // intra-op threads an instance
   // Compiled models are kept here and found again at the next start; empty: not kept.
   std::string cache_dir;
+  // While others serve: they have the processors first.
+  bool low_priority = false;
   // Passed on to compile_model as they are, after ours ("INFERENCE_PRECISION_HINT": "bf16").
   std::map<std::string, std::string> properties;
 };
@@ -61,7 +63,7 @@ class OpenVinoBackend {
   // INVALID_ARGUMENT (not a model, or one with a datatype the protocol lacks), each naming the
   // file.
   Result<std::pair<std::vector<TensorSpec>, std::vector<TensorSpec>>> inspect(
-      const std::string& path) const;
+      const std::string& path, bool low_priority = false) const;
   // Reads and compiles. Blocks for as long as that takes; never on an I/O thread.
   Result<std::shared_ptr<Model>> load(const std::string& path,
                                       const OpenVinoOptions& options) const;

@@ -56,6 +56,7 @@ class Source:
     model_path: Path
     version_path: Path
     config: model_config.ModelConfig  # as written, not completed
+    low_priority: bool = False  # others serve meanwhile
 
     def __str__(self) -> str:
         return f"model '{self.model}' version {self.version}"
@@ -175,7 +176,9 @@ class _OpenedOpenVino:
         self._backend = backend
         self._cache_dir = cache_dir
         self.config = source.config
-        self.inputs, self.outputs = backend.inspect(str(source.artifact.path))
+        self.inputs, self.outputs = backend.inspect(
+            str(source.artifact.path), low_priority=source.low_priority
+        )
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
@@ -186,6 +189,7 @@ class _OpenedOpenVino:
             instances=instances,
             threads=threads,
             cache_dir=self._cache_dir,
+            low_priority=self._source.low_priority,
             properties=_openvino_properties(self._source, config),
         )
         return model, []

@@ -6,8 +6,10 @@ Nothing here is published: the caller decides what to do with the result.
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -66,14 +68,17 @@ class VersionLoader:
         defaults: Defaults,
         cache: runtime.ResponseCache | None = None,
         desk: runtime.HumanDesk | None = None,
+        load_threads: int = 1,
     ) -> None:
-        """`desk`: takes what a policy gives to people."""
+        """`desk`: takes what a policy gives to people. `load_threads`: loads of low priority at a
+        time, one core each."""
         self._loaders = loaders
         self._desk = desk
         self._defaults = defaults
         self._cache = cache
-        # Versions that need no second thread, so that a reload need not find out again.
-        self._single_thread: dict[tuple[str, int, str, Plan], None] = {}
+        self._slots = threading.BoundedSemaphore(load_threads)
+        # Models that need no second thread.
+        self._single_thread: dict[tuple[str, Plan], None] = {}
 
     def load(
         self,
@@ -84,9 +89,10 @@ class VersionLoader:
         *,
         fingerprint: str,
         plan: Plan,
+        low_priority: bool = False,
     ) -> LoadedVersion:
         """Blocks until the version is warm and started. Raises HeadraceError; nothing is left
-        then."""
+        then. `low_priority`: for others serve meanwhile."""
         started = time.monotonic()
         artifact = find_artifact(entry, number, config)
         source = Source(
@@ -96,6 +102,7 @@ class VersionLoader:
             model_path=entry.path,
             version_path=entry.path / str(number),
             config=config,
+            low_priority=low_priority,
         )
         opened = self._loaders.open(source)
         completed = complete(
@@ -117,20 +124,19 @@ class VersionLoader:
                 opened=opened,
                 entry=entry,
                 policy=policy,
+                low_priority=low_priority,
             )
 
-        planned = plan.threads > 1 and not opened.runs_user_code and not threads_asked(completed)
-        known = (entry.name, number, fingerprint, plan)
-        if planned and known in self._single_thread:
-            warmed = warm(1)
-        else:
-            warmed = warm(plan.threads)
-            if planned:
-                warmed = _without_needless_threads(warmed, warm)
-                if warmed.plan.threads == 1:
-                    self._single_thread[known] = None
-                    if len(self._single_thread) > _REMEMBERED:
-                        self._single_thread.pop(next(iter(self._single_thread)), None)
+        # What user code does holds the interpreter, or waits for something far away.
+        bounded = low_priority and not opened.runs_user_code
+        with self._slots if bounded else nullcontext():
+            searching = (
+                plan.threads > 1 and not opened.runs_user_code and not threads_asked(completed)
+            )
+            if searching:
+                warmed = self._with_best_threads(entry.name, plan, warm)
+            else:
+                warmed = warm(plan.threads)
         return _started(
             completed,
             policy,
@@ -142,6 +148,22 @@ class VersionLoader:
             cache=self._cache,
             desk=self._desk,
         )
+
+    def _with_best_threads(self, model: str, plan: Plan, warm: Callable[[int], _Warm]) -> _Warm:
+        """What was found out about a model is tried first with its next version: a compilation
+        less."""
+        if (model, plan) in self._single_thread:
+            single = warm(1)
+            if single.is_small():
+                return single
+            single.close()
+            self._single_thread.pop((model, plan), None)
+        warmed = _without_needless_threads(warm(plan.threads), warm)
+        if warmed.plan.threads == 1:
+            self._single_thread[(model, plan)] = None
+            if len(self._single_thread) > _REMEMBERED:
+                self._single_thread.pop(next(iter(self._single_thread)), None)
+        return warmed
 
 
 def load_callable(
@@ -170,6 +192,7 @@ class _Warm:
     closers: list[Callable[[], None]]
     plan: Plan
     sample: dict[str, runtime.Array] | None  # the last that it ran; None: it ran nothing
+    low_priority: bool = False
 
     def run_seconds(self) -> float | None:
         """How long the sample takes, the best of some runs. None without one."""
@@ -178,10 +201,19 @@ class _Warm:
 
         def once(sample: dict[str, runtime.Array]) -> float:
             began = time.perf_counter()
-            self.version.warm_up(sample)
+            self.version.warm_up(sample, low_priority=self.low_priority)
             return (time.perf_counter() - began) / self.plan.instances
 
         return min(once(self.sample) for _ in range(_TIMED_RUNS))
+
+    def is_small(self) -> bool:
+        """It runs so fast that a second thread could hardly help. Closes it when it fails."""
+        try:
+            seconds = self.run_seconds()
+        except BaseException:
+            self.close()
+            raise
+        return seconds is not None and seconds <= _SMALL_RUN_SECONDS
 
     def close(self) -> None:
         self.version.close(drain=False)
@@ -223,6 +255,7 @@ def _warmed(
     opened: OpenedModel | None,
     entry: ModelEntry | None,
     policy: ModelPolicy,
+    low_priority: bool = False,
 ) -> _Warm:
     def labels(filename: str) -> Sequence[str]:
         return read_labels(entry, filename) if entry is not None else ()
@@ -237,14 +270,14 @@ def _warmed(
             admission=admission_policy(policy.admission),
         )
         path = entry.path if entry is not None else None
-        sample = _warm_up(version, config, number, path, opened)
+        sample = _warm_up(version, config, number, path, opened, low_priority)
     except BaseException:
         if version is not None:
             version.close(drain=False)
         for close in closers:
             close()
         raise
-    return _Warm(version, closers, plan, sample)
+    return _Warm(version, closers, plan, sample, low_priority)
 
 
 def _started(
@@ -313,6 +346,7 @@ def _warm_up(
     number: int,
     model_path: Path | None,
     opened: OpenedModel | None,
+    low_priority: bool,
 ) -> dict[str, runtime.Array] | None:
     """Answers the last inputs that were run, None if none were."""
     # Here: a server without models starts without NumPy.
@@ -323,7 +357,7 @@ def _warm_up(
         for sample in configured_samples(config, model_path):
             try:
                 for _ in range(sample.count):
-                    version.warm_up(sample.inputs)
+                    version.warm_up(sample.inputs, low_priority=low_priority)
                     ran = sample.inputs
             except HeadraceError as error:
                 raise InvalidArgumentError(
@@ -336,7 +370,7 @@ def _warm_up(
     for samples in default_samples(config):
         try:
             for sample in samples:
-                version.warm_up(sample.inputs)
+                version.warm_up(sample.inputs, low_priority=low_priority)
                 ran = sample.inputs
             return ran
         except HeadraceError as error:

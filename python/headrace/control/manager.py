@@ -81,6 +81,7 @@ class ManagerOptions:
     poll_secs: float = 15.0
     strict_readiness: bool = True
     cores: int = 0  # 0 = all this process may use
+    load_threads: int = 0  # while models are served; 0 = a quarter of the cores
     default_max_batch_size: int = 32
     onnx_engine: OnnxEngine = "auto"
     cache_dir: str = ""
@@ -134,6 +135,7 @@ class ModelManager:
             ),
             self.response_cache,
             options.desk,
+            load_threads=options.load_threads or max(1, self._cores // 4),
         )
         # Versions that are not there for the version policy; and what is to follow a load.
         # Rollouts sets both.
@@ -485,6 +487,7 @@ class ModelManager:
                     wanted.policy,
                     fingerprint=wanted.fingerprints[number],
                     plan=plan,
+                    low_priority=self.registry.initialised,
                 )
             except Exception as error:
                 if not isinstance(error, HeadraceError):

@@ -181,6 +181,11 @@ class Registry:
             self._announce()
 
     @property
+    def initialised(self) -> bool:
+        """From here on somebody may be served."""
+        return self._initialised
+
+    @property
     def stopping(self) -> bool:
         return self._stopping
 
