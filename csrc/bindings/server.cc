@@ -283,7 +283,7 @@ class PyServer {
   }
 
   void publish(const std::map<std::string, std::map<int64_t, std::shared_ptr<Servable>>>& wanted,
-               const std::map<std::string, PyTraffic>& traffic) {
+               const std::map<std::string, PyTraffic>& traffic, bool starting) {
     const py::gil_scoped_release release;
     std::map<std::string, ModelRoutes, std::less<>> models;
     for (const auto& [name, versions] : wanted) {
@@ -295,7 +295,7 @@ class PyServer {
       const auto found = traffic.find(name);
       if (found != traffic.end()) apply(found->second, routes);
     }
-    server_->publish(std::make_shared<RouteTable>(std::move(models)));
+    server_->publish(std::make_shared<RouteTable>(std::move(models), starting));
   }
 
   bool stop(double grace_s) {
@@ -386,7 +386,7 @@ void bind_server(py::module_& module) {
       .def("start", &PyServer::start)
       .def_property_readonly("port", [](PyServer& self) { return self.core().port(); })
       .def("publish", &PyServer::publish, "routes"_a,
-           "traffic"_a = std::map<std::string, PyTraffic>())
+           "traffic"_a = std::map<std::string, PyTraffic>(), "starting"_a = false)
       .def(
           "set_ready", [](PyServer& self, bool ready) { self.core().set_ready(ready); }, "ready"_a)
       .def(

@@ -50,9 +50,9 @@ Result<std::shared_ptr<Servable>> RouteTable::find(std::string_view model,
                                                    std::string_view version) const {
   const auto found = models_.find(model);
   if (version.empty()) {
-    if (found == models_.end()) return Status::not_found(unknown_model(model) + " is not found");
+    if (found == models_.end()) return missing(unknown_model(model) + " is not found");
     if (found->second.default_version == nullptr) {
-      return Status::not_found(unknown_model(model) + " has no available versions");
+      return missing(unknown_model(model) + " has no available versions");
     }
     return found->second.default_version;
   }
@@ -66,17 +66,21 @@ Result<std::shared_ptr<Servable>> RouteTable::find(std::string_view model,
   }
   const Result<int64_t> number = parse_version(version);
   if (!number) return number.error();
-  if (found == models_.end()) return Status::not_found(unknown_model(model) + " is not found");
+  if (found == models_.end()) return missing(unknown_model(model) + " is not found");
   const auto at = found->second.versions.find(*number);
   if (at == found->second.versions.end()) {
-    return Status::not_found(unknown_model(model) + " version " + std::to_string(*number) +
-                             " is not found");
+    return missing(unknown_model(model) + " version " + std::to_string(*number) + " is not found");
   }
   if (at->second == nullptr) {
     return Status::unavailable(unknown_model(model) + " version " + std::to_string(*number) +
                                " is not at ready state");
   }
   return at->second;
+}
+
+Status RouteTable::missing(std::string text) const {
+  if (starting_) return Status::unavailable(text + " yet: the server is starting");
+  return Status::not_found(std::move(text));
 }
 
 }  // namespace headrace

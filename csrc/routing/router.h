@@ -36,9 +36,10 @@ struct Route {
 class RouteTable {
  public:
   RouteTable() = default;
-  // By model name. A model without versions is known but has none available.
-  explicit RouteTable(std::map<std::string, ModelRoutes, std::less<>> models)
-      : models_(std::move(models)) {}
+  // By model name. A model without versions is known but has none available. `starting`: more are
+  // being loaded, so what is not found is UNAVAILABLE for now: clients may try again, or elsewhere.
+  explicit RouteTable(std::map<std::string, ModelRoutes, std::less<>> models, bool starting = false)
+      : models_(std::move(models)), starting_(starting) {}
 
   // Where a request goes; its version is a number or a label, empty for the model's choice.
   // Errors (Triton's texts): NOT_FOUND for an unknown model or version, UNAVAILABLE for one that is
@@ -48,7 +49,10 @@ class RouteTable {
   Result<std::shared_ptr<Servable>> find(std::string_view model, std::string_view version) const;
 
  private:
+  Status missing(std::string text) const;
+
   std::map<std::string, ModelRoutes, std::less<>> models_;
+  bool starting_ = false;
 };
 
 }  // namespace headrace

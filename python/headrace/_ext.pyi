@@ -615,10 +615,12 @@ class Server:
         self,
         routes: Mapping[str, Mapping[int, Servable | None]],
         traffic: Mapping[str, Traffic] = {},
+        starting: bool = False,
     ) -> None:
         """Replaces the route table whole: {model: {version: ready Servable or None}}. Requests
         without a version go where the model's Traffic says, else to the highest ready one. Returns
-        when no I/O thread uses the old table."""
+        when no I/O thread uses the old table. `starting`: what is not found is UNAVAILABLE, not
+        NOT_FOUND, as it may be there soon."""
 
     def set_tracing(self, *, ratio: float, capacity: int) -> None:
         """Traces inference requests from now on: those whose traceparent says so, and of those

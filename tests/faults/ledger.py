@@ -15,11 +15,14 @@ from __future__ import annotations
 
 import itertools
 import random
+import sqlite3
 import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Iterable
+from contextlib import closing
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import grpc
@@ -193,3 +196,18 @@ def ask(
     else:
         ledger.answered(entry, response)
     return entry
+
+
+def check_tickets(ledger: Ledger, file: Path) -> int:
+    """Each ticket that a client was told of is in the file, once, and is its request's; how many
+    are there."""
+    with closing(sqlite3.connect(file)) as store:
+        assert store.execute("PRAGMA integrity_check").fetchone() == ("ok",)
+        rows = store.execute("SELECT id, request_id FROM tickets").fetchall()
+    found = dict(rows)
+    assert len(found) == len(rows)
+    for entry in ledger.ended():
+        told = entry.parameters.get("hr.ticket")
+        if told is not None:
+            assert found.get(told) == str(entry.number), f"ticket {told} is lost"
+    return len(rows)

@@ -52,16 +52,21 @@ class Model:
         y[:, 2] = x @ np.array([31, 7, 3, VERSION])
         return {"Y": y}
 """
-CONFIG = "max_batch_size: 8\ndynamic_batching {}\n"
+CONFIG = "max_batch_size: 8\ndynamic_batching {{ max_queue_delay_microseconds: {0} }}\n"
 
 
 def write_probe(
-    repository: Path, name: str = "probe", version: int = 1, *, policy: str = "", config: str = ""
+    repository: Path,
+    name: str = "probe",
+    version: int = 1,
+    *,
+    policy: str = "",
+    queue_delay_us: int = 0,
 ) -> Path:
-    """The model's folder. `config` is added to its config.pbtxt."""
+    """The model's folder."""
     folder = repository / name
     new = not folder.exists()
-    write_model(repository, name, CONFIG + config, {"model.py": CODE}, version)
+    write_model(repository, name, CONFIG.format(queue_delay_us), {"model.py": CODE}, version)
     if new and policy:
         (folder / "policy.yaml").write_text(policy)
     return folder
@@ -72,3 +77,14 @@ def batch_ms(folder: Path, milliseconds: float) -> None:
     aside = folder / "batch_ms.new"
     aside.write_text(str(milliseconds))
     aside.replace(folder / "batch_ms")
+
+
+def write_asking(repository: Path, name: str = "asks") -> None:
+    """A model whose failures (RAISE) become tickets, and are answered by its version 1."""
+    old = CODE.replace("op == 1:", "op == 1 and VERSION > 1:")
+    write_model(repository, name, CONFIG.format(0), {"model.py": old}, 1)
+    write_model(repository, name, CONFIG.format(0), {"model.py": CODE}, 2)
+    (repository / name / "policy.yaml").write_text(
+        "fallback: [{human: {queue: q, payload: true}}, {version: 1}]\n"
+        "breaker: {min_requests: 1000000}\n"
+    )

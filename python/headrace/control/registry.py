@@ -24,7 +24,12 @@ from headrace.control.states import (
     VersionRecord,
     VersionRoute,
 )
-from headrace.errors import InvalidArgumentError, NotFoundError, UnavailableError
+from headrace.errors import (
+    HeadraceError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 
 __all__ = ["Registry", "parse_version"]
 
@@ -58,6 +63,7 @@ class Registry:
         self._health: dict[str, bool] = {}
         self._initialised = False
         self._stopping = False
+        self._server.publish({}, {}, starting=True)
 
     # ---- looking ------------------------------------------------------------------------------
 
@@ -78,18 +84,24 @@ class Registry:
             label = _labels(record).get(version) if record is not None else None
             number = label if label is not None else parse_version(version)
             if record is None:
-                raise NotFoundError(f"{unknown} is not found")
+                raise self._missing(f"{unknown} is not found")
             if number is None:
                 default = record.default()
                 if default is None:
-                    raise NotFoundError(f"{unknown} has no available versions")
+                    raise self._missing(f"{unknown} has no available versions")
                 return default
             row = record.versions.get(number)
             if row is None:
-                raise NotFoundError(f"{unknown} version {number} is not found")
+                raise self._missing(f"{unknown} version {number} is not found")
             if row.loaded is None:
                 raise UnavailableError(f"{unknown} version {number} is not at ready state")
             return row.loaded
+
+    def _missing(self, text: str) -> HeadraceError:
+        """What the core answers, too: while the first models load, clients may try again."""
+        if self._initialised:
+            return NotFoundError(text)
+        return UnavailableError(f"{text} yet: the server is starting")
 
     def ready_versions(self, name: str = "") -> list[LoadedVersion]:
         """Versions that serve, of one model or (name "") of all; by name and number."""
@@ -172,7 +184,7 @@ class Registry:
         """The first loads are done: readiness may be announced."""
         with self._lock:
             self._initialised = True
-            self._announce()
+            self._publish()
 
     def set_stopping(self) -> None:
         """Not ready from now on; swap() refuses."""
@@ -308,6 +320,7 @@ class Registry:
                 for name, record in self._models.items()
             },
             {name: _traffic(record) for name, record in self._models.items()},
+            starting=not self._initialised,
         )
         self._announce()
 

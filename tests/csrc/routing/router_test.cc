@@ -2,6 +2,9 @@
 
 #include <doctest/doctest.h>
 
+#include <string>
+#include <tuple>
+
 using namespace headrace;
 
 namespace {
@@ -89,6 +92,24 @@ TEST_CASE("unknown models and versions are NOT_FOUND with Triton's texts") {
     CHECK(found.text == c.text);
   }
   CHECK(find(RouteTable(), "resnet", "").code == StatusCode::kNotFound);
+}
+
+TEST_CASE("while the server starts, what is not found is UNAVAILABLE: clients may try again") {
+  const std::shared_ptr<Servable> one = kOne;
+  const RouteTable routes({{"loaded", {{{1, one}}, one}}, {"loading", {{{1, nullptr}}, nullptr}}},
+                          /*starting=*/true);
+  CHECK(find(routes, "loaded", "").servable == one.get());
+  for (const auto& [model, version, text] :
+       {std::tuple{"loading", "", "'loading' has no available versions"},
+        std::tuple{"other", "", "'other' is not found"},
+        std::tuple{"other", "1", "'other' is not found"},
+        std::tuple{"loaded", "2", "'loaded' version 2 is not found"}}) {
+    const Found found = find(routes, model, version);
+    CHECK(found.code == StatusCode::kUnavailable);
+    CHECK(found.text ==
+          std::string("Request for unknown model: ") + text + " yet: the server is starting");
+  }
+  CHECK(find(routes, "loaded", "x").code == StatusCode::kInvalidArgument);
 }
 
 TEST_CASE("a version that is known and not ready is UNAVAILABLE") {
