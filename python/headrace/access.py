@@ -25,6 +25,7 @@ __all__ = ["RIGHTS", "AccessPolicy", "Member", "Quota", "read_access_file"]
 
 # The core's (docs/RPC_RIGHTS.md), least first.
 RIGHTS = ("probe", "metadata", "infer", "control", "call")
+_MAX_BYTES = 1 << 20  # of the file; PyYAML takes some ten seconds for so much
 
 
 @dataclass(frozen=True)
@@ -62,10 +63,16 @@ def read_access_file(path: Path) -> AccessPolicy:
             f"reading {path} needs PyYAML, which is not installed: pip install pyyaml"
         ) from error
     try:
-        document = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open("rb") as file:
+            data = file.read(_MAX_BYTES + 1)
     except OSError as error:
         raise NotFoundError(f"{path}: {error.strerror or error}") from error
-    except (UnicodeDecodeError, yaml.YAMLError) as error:
+    if len(data) > _MAX_BYTES:
+        raise InvalidArgumentError(f"{path} is larger than {_MAX_BYTES} bytes")
+    try:
+        document = yaml.safe_load(data.decode("utf-8"))
+    # PyYAML lets out what int() and date() say, and goes as deep as the document does.
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"{path}: not valid YAML") from error
     return _Reader(path).policy(document)
 

@@ -283,7 +283,7 @@ def read_config_file(path: Path) -> dict[str, Any]:
         raise InvalidArgumentError(f"{path}: not UTF-8 text") from error
     try:
         document = yaml.safe_load(text)
-    except yaml.YAMLError as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"{path}: not valid YAML: {error}") from error
     if document is None:
         return {}

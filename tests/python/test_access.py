@@ -90,6 +90,9 @@ def test_nobody_may_do_anything(tmp_path: Path) -> None:
         (f"members: [{MEMBER}, {MEMBER}]", "two have the same name"),
         (f"members: [{MEMBER}, {MEMBER.replace('name: a', 'name: b')}]", "same key"),
         ("members: {", "not valid YAML"),
+        ("members: 2001-13-45", "not valid YAML"),
+        ("[" * 50_000, "not valid YAML"),
+        ("#" * 2_000_000, "is larger than 1048576 bytes"),
     ],
 )
 def test_errors_name_the_place_and_not_the_secret(tmp_path: Path, text: str, place: str) -> None:

@@ -166,7 +166,7 @@ def parse_policy(text: str) -> ModelPolicy:
 
     try:
         document = yaml.safe_load(text)
-    except (yaml.YAMLError, RecursionError) as error:
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
         raise InvalidArgumentError(f"not valid YAML: {error}") from None
     if document is None:
         return ModelPolicy()
