@@ -188,3 +188,43 @@ def test_arrays_become_tensors_and_back() -> None:
     back = arrays_of(tensors_of(arrays))
     assert np.array_equal(back["x"], arrays["x"])
     assert back["t"].tolist() == [b"a"]
+
+
+def test_a_full_disk_is_told_and_forgotten(tmp_path: Path) -> None:
+    """As SQLite sees it: no more pages. Once there is room, the same store goes on."""
+    store = TicketStore(tmp_path / "tickets.db")
+    new = NewTicket(
+        queue="q",
+        model="m",
+        version="1",
+        trigger="error",
+        inputs=(Tensor("x", "UINT8", (100_000,), bytes(100_000)),),
+    )
+    store.file(new)
+    store._db.execute("PRAGMA max_page_count = 30")
+    for _ in range(3):
+        with pytest.raises(UnavailableError, match="database or disk is full"):
+            store.file(new)
+    store._db.execute("PRAGMA max_page_count = 10000")
+    store.file(new)
+    assert [state.open for state in store.queues()] == [2]
+    store.close()
+
+
+def test_a_commit_that_fails_leaves_no_transaction_open(tmp_path: Path) -> None:
+    store = TicketStore(tmp_path / "tickets.db")
+    new = NewTicket(queue="q", model="m", version="1", trigger="error")
+    # A deferred constraint fails when it is committed, and keeps the transaction.
+    store._db.executescript(
+        "PRAGMA foreign_keys = ON;"
+        "CREATE TABLE one (id INTEGER PRIMARY KEY);"
+        "CREATE TABLE two (one REFERENCES one (id) DEFERRABLE INITIALLY DEFERRED);"
+        "CREATE TRIGGER spoil AFTER INSERT ON tickets BEGIN INSERT INTO two VALUES (7); END;"
+    )
+    for _ in range(2):
+        with pytest.raises(UnavailableError, match="FOREIGN KEY"):
+            store.file(new)
+    store._db.execute("DROP TRIGGER spoil")
+    store.file(new)
+    assert [state.open for state in store.queues()] == [1]
+    store.close()
