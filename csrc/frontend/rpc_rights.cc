@@ -14,6 +14,7 @@ constexpr auto kRights = std::to_array<RpcRight>({
     {"/headrace.v1.Admin/HumanLease", Right::kControl},
     {"/headrace.v1.Admin/HumanResolve", Right::kControl},
     {"/headrace.v1.Admin/HumanStatus", Right::kMetadata},
+    {"/headrace.v1.Admin/LoadTogether", Right::kControl},
     {"/headrace.v1.Admin/RolloutPromote", Right::kControl},
     {"/headrace.v1.Admin/RolloutRollback", Right::kControl},
     {"/headrace.v1.Admin/RolloutStart", Right::kControl},

@@ -96,7 +96,10 @@ class Server:
         self.rollouts = Rollouts(
             self.manager, Journal(state / "rollouts.json" if state is not None else None)
         )
-        self._admin = AdminListeners(self.config, AdminService(self.rollouts, self._people))
+        self._admin = AdminListeners(
+            self.config,
+            AdminService(self.rollouts, self._people, self.manager.request_load_together),
+        )
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__
         ).add_to(self._core)

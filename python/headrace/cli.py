@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace import calibrate_cli, human_cli, logs, rollout_cli, rules_cli
+from headrace import calibrate_cli, human_cli, load_cli, logs, rollout_cli, rules_cli
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.limits import parse_limits
@@ -38,6 +38,7 @@ app = typer.Typer(
 
 app.add_typer(rollout_cli.app, name="rollout")
 app.add_typer(human_cli.app, name="human")
+app.command()(load_cli.load)
 app.command()(rules_cli.rules)
 app.command()(calibrate_cli.calibrate)
 

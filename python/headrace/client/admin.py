@@ -96,6 +96,11 @@ class AdminClient:
     ) -> None:
         self.close()
 
+    def load_together(self, models: Iterable[str]) -> None:
+        """Loads them as the repository has them; all change at one moment, or none does."""
+        request = admin.LoadTogetherRequest(models=models)
+        self._call("LoadTogether", request, admin.LoadTogetherResponse)
+
     def start(
         self,
         model: str,

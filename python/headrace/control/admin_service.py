@@ -1,14 +1,14 @@
-"""headrace.v1.Admin: rollouts, over a listener of its own, off the data port."""
+"""headrace.v1.Admin, over a listener of its own: rollouts, tickets, loads of several models."""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
 from headrace.control.human_service import HumanService
-from headrace.errors import InvalidArgumentError
+from headrace.errors import InvalidArgumentError, UnavailableError
 from headrace.protocol import admin
 from headrace.repository.names import check_model_name
 from headrace.rollout.plan import RolloutPlan
@@ -25,12 +25,19 @@ _Request = TypeVar("_Request", bound=Message)
 
 
 class AdminService:
-    def __init__(self, rollouts: Rollouts, people: People | None = None) -> None:
+    def __init__(
+        self,
+        rollouts: Rollouts,
+        people: People | None = None,
+        load_together: Callable[[Sequence[str]], None] | None = None,
+    ) -> None:
         self._rollouts = rollouts
+        self._load_together = load_together
         self._human = HumanService(people)
 
     def add_to(self, server: runtime.Server) -> None:
         """Registers every method. Before the server starts."""
+        self._add(server, "LoadTogether", admin.LoadTogetherRequest, self.load_together)
         self._add(server, "RolloutStart", admin.RolloutStartRequest, self.start)
         self._add(server, "RolloutStatus", admin.RolloutStatusRequest, self.status)
         self._add(server, "RolloutPromote", admin.RolloutPromoteRequest, self.promote)
@@ -56,6 +63,12 @@ class AdminService:
 
         # A start loads a model.
         server.add_method(_PATH + method, handler, pool="blocking")
+
+    def load_together(self, request: admin.LoadTogetherRequest) -> admin.LoadTogetherResponse:
+        if self._load_together is None:
+            raise UnavailableError("this server loads no models")
+        self._load_together(request.models)
+        return admin.LoadTogetherResponse()
 
     def start(self, request: admin.RolloutStartRequest) -> admin.RolloutState:
         check_model_name(request.model)

@@ -18,9 +18,9 @@ from __future__ import annotations
 
 import threading
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import ExitStack, suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Literal
@@ -31,7 +31,7 @@ from headrace.control.loaders import Loaders
 from headrace.control.loading import Infer, Plan, VersionLoader, load_callable
 from headrace.control.memory import return_memory
 from headrace.control.overrides import LoadOverride, PrivateRepository
-from headrace.control.registry import Registry
+from headrace.control.registry import Registry, Swap
 from headrace.control.signature import instance_count, threads_asked
 from headrace.control.states import (
     IndexEntry,
@@ -111,6 +111,21 @@ class _Wanted:
     resources: tuple[object, ...] = ()
 
 
+@dataclass(frozen=True)
+class _Prepared:
+    """What was loaded of a model and is to be put in service."""
+
+    record: ModelRecord
+    wanted: _Wanted
+    numbers: tuple[int, ...]
+    loaded: list[LoadedVersion]
+    began: float
+
+    def swap(self) -> Swap:
+        keep = [n for n in self.wanted.fingerprints if n not in self.numbers]
+        return Swap(self.record, self.loaded, keep, self.wanted.entry.versions)
+
+
 class ModelManager:
     def __init__(
         self,
@@ -172,6 +187,12 @@ class ModelManager:
         if self._options.mode != "explicit":
             raise UnavailableError(_NOT_EXPLICIT)
         self.load(name, override)
+
+    def request_load_together(self, names: Sequence[str]) -> None:
+        """headrace.v1.Admin's LoadTogether."""
+        if self._options.mode != "explicit":
+            raise UnavailableError(_NOT_EXPLICIT)
+        self.load_together(names)
 
     def request_unload(self, name: str) -> None:
         """RepositoryModelUnload."""
@@ -237,21 +258,39 @@ class ModelManager:
         check_model_name(name)
         began = time.monotonic()
         with self.registry.turn(name) as record:
-            try:
-                wanted = self._look(name, override)
-            except HeadraceError as error:
-                failure = InternalError(
-                    f"failed to load '{name}', failed to poll from model repository: "
-                    f"{error.details}"
-                )
-                # A name that no repository knows leaves no trace.
-                known = bool(record.versions) or not isinstance(error, NotFoundError)
-                serving = known and self.registry.failed(record, cause_text(error), {}, ())
-                self._log_failure(failure.details, serving)
-                self._event(name, (), "failed", began, failure.details)
-                raise failure from error
+            wanted = self._look_or_fail(record, override, began)
             self._load_wanted(record, wanted, began)
         self.on_loaded(wanted.entry, wanted.policy)
+
+    def load_together(self, names: Iterable[str]) -> None:
+        """As load(), for several models whose requests go to what was loaded from one moment on:
+        who has seen one of them changed sees all of them changed. Raises what load() does; then
+        none has changed."""
+        began = time.monotonic()
+        chosen = sorted(set(names))
+        if not chosen:
+            raise InvalidArgumentError("name at least one model")
+        for name in chosen:
+            check_model_name(name)
+        prepared: list[_Prepared] = []
+        with ExitStack() as turns:
+            # In order, so that two who want the same models do not wait for each other.
+            records = [turns.enter_context(self.registry.turn(name)) for name in chosen]
+            try:
+                for record in records:
+                    wanted = self._look_or_fail(record, None, began)
+                    prepared.append(self._prepare(record, wanted, began))
+            except HeadraceError as error:
+                for ready in prepared:
+                    text = f"it was to change together with another model: {error.details}"
+                    causes = dict.fromkeys(ready.numbers, text)
+                    self.registry.failed(ready.record, text, causes, ready.numbers)
+                    self._event(ready.record.name, ready.numbers, "failed", began, text)
+                    self._discard(ready.loaded)
+                raise
+            self._put_in_service(prepared)
+        for ready in prepared:
+            self.on_loaded(ready.wanted.entry, ready.wanted.policy)
 
     def files(self, name: str) -> Mapping[int, str]:
         """Fingerprints of the model's version directories. Raises NotFoundError for a model no
@@ -330,7 +369,7 @@ class ModelManager:
                 )
             loaded = load_callable(config, list(functions), version)
             others = [v.number for v in record.ready()]
-            self.registry.swap(record, [loaded], others, (version,))
+            self.registry.swap_together([Swap(record, [loaded], others, (version,))])
 
     def poll_once(self) -> None:
         """One look at the repositories: loads what is new or changed, unloads what is gone. A
@@ -402,6 +441,24 @@ class ModelManager:
         entry = scan_model(files.root / name)
         return self._wanted(entry, config, override.fingerprint, (files,))
 
+    def _look_or_fail(
+        self, record: ModelRecord, override: LoadOverride | None, began: float
+    ) -> _Wanted:
+        """_look(), and a failure is the load's."""
+        name = record.name
+        try:
+            return self._look(name, override)
+        except HeadraceError as error:
+            failure = InternalError(
+                f"failed to load '{name}', failed to poll from model repository: {error.details}"
+            )
+            # A name that no repository knows leaves no trace.
+            known = bool(record.versions) or not isinstance(error, NotFoundError)
+            serving = known and self.registry.failed(record, cause_text(error), {}, ())
+            self._log_failure(failure.details, serving)
+            self._event(name, (), "failed", began, failure.details)
+            raise failure from error
+
     def _wanted(
         self,
         entry: ModelEntry,
@@ -440,6 +497,11 @@ class ModelManager:
         return Plan(instance_count(config), planned.get(name, 1))
 
     def _load_wanted(self, record: ModelRecord, wanted: _Wanted, began: float) -> None:
+        self._put_in_service([self._prepare(record, wanted, began)])
+
+    def _prepare(self, record: ModelRecord, wanted: _Wanted, began: float) -> _Prepared:
+        """Loads what has changed; nothing gets requests yet. Raises InvalidArgumentError; nothing
+        is left then."""
         name = record.name
         for folder, reason in wanted.entry.ignored.items():
             _log.warning("model '%s': folder '%s' is ignored: %s", name, folder, reason)
@@ -461,16 +523,21 @@ class ModelManager:
             self._event(name, numbers, "failed", began, text)
             self._discard(loaded)
             raise InvalidArgumentError(text)
-        keep = [n for n in wanted.fingerprints if n not in numbers]
+        return _Prepared(record, wanted, numbers, loaded, began)
+
+    def _put_in_service(self, prepared: Sequence[_Prepared]) -> None:
+        """All at once, instead of what served."""
         try:
-            retired = self.registry.swap(record, loaded, keep, wanted.entry.versions)
+            retired = self.registry.swap_together([ready.swap() for ready in prepared])
         except HeadraceError:
-            self._discard(loaded)
+            for ready in prepared:
+                self._discard(ready.loaded)
             raise
-        for version in loaded:
-            _log_loaded(version)
-        self._event(name, numbers, "loaded", began)
-        self._retire(record, retired)
+        for ready, old in zip(prepared, retired, strict=True):
+            for version in ready.loaded:
+                _log_loaded(version)
+            self._event(ready.record.name, ready.numbers, "loaded", ready.began)
+            self._retire(ready.record, old)
 
     def _load_versions(
         self, wanted: _Wanted, numbers: Sequence[int]

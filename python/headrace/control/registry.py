@@ -12,6 +12,7 @@ import re
 import threading
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass
 from typing import Any
 
 from headrace import runtime
@@ -31,7 +32,7 @@ from headrace.errors import (
     UnavailableError,
 )
 
-__all__ = ["Registry", "parse_version"]
+__all__ = ["Registry", "Swap", "parse_version"]
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _SERVICE = "inference.GRPCInferenceService"
@@ -52,6 +53,16 @@ def parse_version(text: str) -> int | None:
             f"invalid model version specified '{text}' , version should be an integral value > 0"
         )
     return number
+
+
+@dataclass(frozen=True)
+class Swap:
+    """What is to serve of a model from now on."""
+
+    record: ModelRecord
+    fresh: Sequence[LoadedVersion]
+    keep: Sequence[int]  # of what serves
+    on_disk: Sequence[int] = ()
 
 
 class Registry:
@@ -187,7 +198,7 @@ class Registry:
             self._publish()
 
     def set_stopping(self) -> None:
-        """Not ready from now on; swap() refuses."""
+        """Not ready from now on; swap_together() refuses."""
         with self._lock:
             self._stopping = True
             self._announce()
@@ -212,31 +223,31 @@ class Registry:
                     record.versions[number] = VersionRecord(number, ModelState.LOADING)
             self._publish()
 
-    def swap(
-        self,
-        record: ModelRecord,
-        fresh: Sequence[LoadedVersion],
-        keep: Sequence[int],
-        on_disk: Sequence[int] = (),
-    ) -> list[LoadedVersion]:
-        """Puts the fresh versions in service, beside those to keep; answers those that left it.
-        Rows of versions that are neither in memory nor on disk are dropped."""
+    def swap_together(self, swaps: Sequence[Swap]) -> list[list[LoadedVersion]]:
+        """Puts the fresh versions in service, beside those to keep, all at one moment; answers
+        those that left it, a list for each. Rows of versions that are neither in memory nor on disk
+        are dropped."""
         with self._lock:
             if self._stopping:
                 raise UnavailableError("Server is stopping, it loads no more models")
-            retired = self._take_out(record, keep)
-            for loaded in fresh:
-                record.versions[loaded.number] = VersionRecord(
-                    loaded.number, ModelState.READY, loaded=loaded
-                )
-            for number, row in list(record.versions.items()):
-                if row.state is ModelState.READY:
-                    row.reason = ""
-                elif row.state is ModelState.UNAVAILABLE and number not in on_disk:
-                    del record.versions[number]
-            record.wanted = True
-            record.failure = ""
+            retired = [self._swap(swap) for swap in swaps]
             self._publish()
+        return retired
+
+    def _swap(self, swap: Swap) -> list[LoadedVersion]:
+        record = swap.record
+        retired = self._take_out(record, swap.keep)
+        for loaded in swap.fresh:
+            record.versions[loaded.number] = VersionRecord(
+                loaded.number, ModelState.READY, loaded=loaded
+            )
+        for number, row in list(record.versions.items()):
+            if row.state is ModelState.READY:
+                row.reason = ""
+            elif row.state is ModelState.UNAVAILABLE and number not in swap.on_disk:
+                del record.versions[number]
+        record.wanted = True
+        record.failure = ""
         return retired
 
     def failed(
@@ -280,7 +291,7 @@ class Registry:
         return retired
 
     def drained(self, record: ModelRecord, numbers: Sequence[int]) -> None:
-        """Versions that take_out() or swap() answered are gone from memory."""
+        """Versions that take_out() or swap_together() answered are gone from memory."""
         with self._lock:
             for number in numbers:
                 row = record.versions.get(number)

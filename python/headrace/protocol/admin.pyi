@@ -8,6 +8,16 @@ from typing import Any as _Any, ClassVar as _ClassVar, Optional as _Optional, Un
 
 DESCRIPTOR: _descriptor.FileDescriptor
 
+class LoadTogetherRequest(_message.Message):
+    __slots__ = ("models",)
+    MODELS_FIELD_NUMBER: _ClassVar[int]
+    models: _containers.RepeatedScalarFieldContainer[str]
+    def __init__(self, models: _Optional[_Iterable[str]] = ...) -> None: ...
+
+class LoadTogetherResponse(_message.Message):
+    __slots__ = ()
+    def __init__(self) -> None: ...
+
 class RolloutStartRequest(_message.Message):
     __slots__ = (
         "model",
