@@ -56,6 +56,7 @@ class Model {
   virtual const std::vector<TensorSpec>& outputs() const = 0;
   // For people: runtime, device, precision, threads ("OpenVINO 2026.4.1 CPU f32, 1 thread").
   virtual std::string description() const = 0;
+  // Any thread; again, too, in the place of an instance that was dropped because it was sick.
   virtual Result<std::unique_ptr<Instance>> make_instance() = 0;
   // Whether a short run may take place on an I/O thread: it waits for no lock of the interpreter, no
   // other process, no device.

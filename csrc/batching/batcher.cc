@@ -11,7 +11,8 @@ namespace headrace {
 struct Batcher::Waiter {
   std::condition_variable signal;
   bool woken = false;
-  bool lent = false;  // its instance is in use elsewhere: it must not pull
+  bool lent = false;    // its instance is in use elsewhere: it must not pull
+  bool attend = false;  // its thread has something to see to
   TimePoint until = kNever;
   std::size_t instance = 0;
 };
@@ -76,11 +77,14 @@ struct Batcher::State {
   TimePoint announced = kNever;                  // the next expire() that was asked for
   uint64_t next_sequence = 0;
   bool closed = false;
+  bool refusing = false;  // closed, or no instance is in service:
+  Status out;             // then this is why
 };
 
 Batcher::Batcher(BatchPolicy policy, Refuse refuse, std::size_t instances)
     : policy_(std::move(policy)),
       refuse_(std::move(refuse)),
+      in_service_(std::max<std::size_t>(instances, 1)),
       state_(std::make_unique<State>(policy_, instances, cost_)) {}
 
 Batcher::~Batcher() { close(Close::kRefuse); }
@@ -96,8 +100,8 @@ TimePoint Batcher::push(std::span<RequestPtr> requests, bool wake) {
     const std::lock_guard lock(state_->mutex);
     const TimePoint now = requests.front()->times.queued;
     for (RequestPtr& request : requests) {
-      if (state_->closed) {
-        refused.emplace_back(std::move(request), stopping());
+      if (state_->refusing) {
+        refused.emplace_back(std::move(request), state_->closed ? stopping() : state_->out);
       } else {
         state_->queue.push(std::move(request), refused);
       }
@@ -145,6 +149,10 @@ bool Batcher::pull(Batch& batch, std::size_t instance) {
     waiter->instance = instance;
     state_->queue.load().idle(instance);
     state_->wait(lock, *waiter, std::min(cut.wait_until, state_->queue.next_expiry()));
+    if (std::exchange(waiter->attend, false)) {
+      next = state_->to_wake(Clock::now(), refused);  // in its place
+      break;
+    }
   }
   if (waiter != nullptr) state_->waiters.push_back(std::move(waiter));
   lock.unlock();
@@ -183,7 +191,7 @@ bool Batcher::borrow(Batch& batch, Loan& loan) {
   return took;
 }
 
-void Batcher::give_back(Loan& loan) {
+void Batcher::give_back(Loan& loan, bool attend) {
   if (!loan) return;
   RequestQueue::Refused refused;
   {
@@ -192,17 +200,43 @@ void Batcher::give_back(Loan& loan) {
     const TimePoint now = Clock::now();
     waiter->lent = false;
     state_->queue.load().idle(waiter->instance);
-    state_->idle.push_back(waiter);
-    if (state_->closed || waiter->until <= now) {
-      state_->idle.pop_back();
+    if (attend || state_->closed || waiter->until <= now) {
+      waiter->attend = attend;
       waiter->woken = true;
     } else {
+      state_->idle.push_back(waiter);
       waiter = state_->to_wake(now, refused);
     }
     // Under the lock: once it is open, the instance may end, and with it all of this.
     if (waiter != nullptr) waiter->signal.notify_one();
   }
   answer_refused(refuse_, refused);
+}
+
+void Batcher::leave(std::size_t instance, Status why) {
+  RequestQueue::Refused refused;
+  Waiter* waiter = nullptr;
+  {
+    const std::lock_guard lock(state_->mutex);
+    state_->queue.load().out(instance);
+    const std::size_t left = in_service_.fetch_sub(1, std::memory_order_relaxed) - 1;
+    if (left == 0) {
+      state_->refusing = true;
+      state_->out = std::move(why);
+      state_->queue.refuse_all(state_->out, refused);
+    } else {
+      waiter = state_->to_wake(Clock::now(), refused);
+    }
+  }
+  if (waiter != nullptr) waiter->signal.notify_one();
+  answer_refused(refuse_, refused);
+}
+
+void Batcher::enter(std::size_t instance) {
+  const std::lock_guard lock(state_->mutex);
+  state_->queue.load().idle(instance);
+  in_service_.fetch_add(1, std::memory_order_relaxed);
+  state_->refusing = state_->closed;
 }
 
 TimePoint Batcher::expire(TimePoint now) {
@@ -226,7 +260,7 @@ void Batcher::close(Close how) {
   std::vector<Waiter*> woken;
   {
     const std::lock_guard lock(state_->mutex);
-    state_->closed = true;
+    state_->closed = state_->refusing = true;
     if (how == Close::kRefuse) state_->queue.refuse_all(stopping(), refused);
     woken.swap(state_->idle);
     for (Waiter* waiter : woken) waiter->woken = true;

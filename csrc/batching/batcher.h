@@ -1,11 +1,12 @@
 // Batcher: the queue of one model version. I/O threads push requests; instance threads *pull*
 // batches when they are free, so a batch is as large as what arrived while the instance was busy.
 //
-// Threads: push() from any thread, never blocks for longer than the lock; pull() from instance
-// threads; borrow() and give_back() from any; expire() from the reaper; close() from any, again with
+// Threads: push() from any thread, never blocks for longer than the lock; pull(), leave() and enter()
+// from instance threads; borrow() and give_back() from any; expire() from the reaper; close() from any, again with
 // kRefuse to cut a drain short.
 // Invariants: a request leaves the queue exactly once: in a batch, or refused (cancelled, deadline
-// passed, queue timeout, queue full, closed). Those that left early cost no execution.
+// passed, queue timeout, queue full, closed, no instance in service). Those that left early cost no
+// execution.
 // A batch holds requests of equal row shapes and the same optional inputs, higher priority levels
 // first and in arrival order within a level; what does not fit ends the batch, so nothing is
 // overtaken within its level.
@@ -17,6 +18,7 @@
 //   while (batcher.pull(batch)) { execute(batch); batch.clear(); }  // an instance thread
 #pragma once
 
+#include <atomic>
 #include <condition_variable>
 #include <cstddef>
 #include <cstdint>
@@ -65,7 +67,8 @@ class Batcher {
   // to borrow(), which wakes an instance when it must.
   TimePoint push(std::span<RequestPtr> requests, bool wake = true);
 
-  // Waits for a batch by the policy. False: closed and drained, the instance thread ends.
+  // Waits for a batch by the policy. False: closed and drained, the instance thread ends; or
+  // give_back() wants the instance's own thread to see to it.
   // Fills an empty `batch`, which its caller keeps for the capacity of its vector. `instance` is the
   // number of the caller's instance.
   bool pull(Batch& batch, std::size_t instance = 0);
@@ -81,8 +84,15 @@ class Batcher {
   // batch costs no switch of threads. Goes on with the instance of a loan that is held. False: there
   // is no batch now or no instance waits (one is woken if it has to look again).
   bool borrow(Batch& batch, Loan& loan);
-  // The instance waits again, or pulls when there is something for it. Without a loan: nothing.
-  void give_back(Loan& loan);
+  // The instance waits again, or pulls when there is something for it; or, to `attend` to, its pull()
+  // answers false. Without a loan: nothing.
+  void give_back(Loan& loan, bool attend = false);
+
+  // The instance, which does not pull() now, is out of service until it enter()s again. While none is
+  // in service, what is queued and what is pushed is refused with `why` of the last that left.
+  void leave(std::size_t instance, Status why);
+  void enter(std::size_t instance);
+  std::size_t in_service() const { return in_service_.load(std::memory_order_relaxed); }
 
   // Refuses what is past its deadline or queue timeout, and some of what is cancelled (all, in
   // queues of up to 64); returns when to call again (kNever: not before push() says so). For
@@ -112,6 +122,7 @@ class Batcher {
   const BatchPolicy policy_;
   const Refuse refuse_;
   CostModel cost_;
+  std::atomic<std::size_t> in_service_;  // instances; written under the lock
   std::unique_ptr<State> state_;
 };
 

@@ -38,14 +38,21 @@ double QueueLoad::rows_per_s(TimePoint now) const {
 
 void QueueLoad::set(std::size_t instance, TimePoint until) {
   if (instance >= busy_until_.size()) return;
+  const bool moves = (busy_until_[instance] == kNever) != (until == kNever);
   busy_until_[instance] = until;
-  const TimePoint first = *std::min_element(busy_until_.begin(), busy_until_.end());
+  if (moves) {
+    const auto out = std::count(busy_until_.begin(), busy_until_.end(), kNever);
+    instances_.store(std::max<std::size_t>(busy_until_.size() - static_cast<std::size_t>(out), 1),
+                     kRelaxed);
+  }
+  TimePoint first = *std::min_element(busy_until_.begin(), busy_until_.end());
+  if (first == kNever) first = kIdle;  // nobody waits for what is refused
   free_at_.store(first.time_since_epoch().count(), kRelaxed);
 }
 
 Load QueueLoad::at(std::size_t level, TimePoint now) const {
   Load load;
-  load.instances = busy_until_.size();
+  load.instances = instances();
   for (std::size_t i = 0; i < levels_.size(); ++i) {
     const double rate = levels_[i].rows_per_s(now);
     load.rows_per_s += rate;

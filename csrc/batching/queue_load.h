@@ -27,7 +27,9 @@ struct Load {
 class QueueLoad {
  public:
   QueueLoad(std::size_t levels, std::size_t instances)
-      : levels_(levels == 0 ? 1 : levels), busy_until_(instances == 0 ? 1 : instances, kIdle) {}
+      : levels_(levels == 0 ? 1 : levels),
+        busy_until_(instances == 0 ? 1 : instances, kIdle),
+        instances_(busy_until_.size()) {}
 
   void arrived(std::size_t level, int64_t rows, TimePoint now);
   // Queued rows, more or fewer.
@@ -38,8 +40,12 @@ class QueueLoad {
   // The instance took a batch that should be done by `until`.
   void busy(std::size_t instance, TimePoint until) { set(instance, until); }
   void idle(std::size_t instance) { set(instance, kIdle); }
+  // The instance is out of service until it is idle() or busy() again.
+  void out(std::size_t instance) { set(instance, kNever); }
 
   Load at(std::size_t level, TimePoint now) const;
+  // Those in service, at least 1.
+  std::size_t instances() const { return instances_.load(std::memory_order_relaxed); }
   double rows_per_s(TimePoint now) const;
 
  private:
@@ -60,7 +66,8 @@ class QueueLoad {
   void set(std::size_t instance, TimePoint until);
 
   std::vector<Level> levels_;
-  std::vector<TimePoint> busy_until_;  // by instance
+  std::vector<TimePoint> busy_until_;  // by instance; kNever: out of service
+  std::atomic<std::size_t> instances_;
   std::atomic<TimePoint::rep> free_at_{0};
 };
 

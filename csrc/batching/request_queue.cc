@@ -11,7 +11,6 @@ constexpr auto kLater = [](const auto& a, const auto& b) { return a.at > b.at; }
 
 RequestQueue::RequestQueue(const BatchPolicy& policy, std::size_t instances, const CostModel* cost)
     : policy_(policy),
-      instances_(instances),
       cost_(cost),
       load_(policy.priority_levels, instances),
       lists_(2 * std::max<uint64_t>(policy.priority_levels, 1)) {}
@@ -105,7 +104,7 @@ Cut RequestQueue::cut(TimePoint now, bool draining, Refused& refused) {
     view.cost = cost_;
     view.due = run_.due;
     view.rows_per_s = load_.rows_per_s(now);
-    view.instances = instances_;
+    view.instances = load_.instances();
   }
   return cut_batch(policy_, view, now);
 }

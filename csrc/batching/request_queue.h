@@ -105,7 +105,6 @@ class RequestQueue {
   void restart_run();
 
   const BatchPolicy& policy_;
-  const std::size_t instances_;
   const CostModel* const cost_;
   QueueLoad load_;
   std::vector<Slot> slots_;

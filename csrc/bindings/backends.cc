@@ -20,14 +20,16 @@ std::shared_ptr<py::object> hold(py::object object) {
           }};
 }
 
+// Whether this thread is in a Python model's code.
+struct Running {
+  Running() { running_python_model = true; }
+  ~Running() { running_python_model = false; }
+};
+
 Status call_python(const py::object& callable, const std::vector<TensorSpec>& input_specs,
                    const std::vector<TensorSpec>& output_specs,
                    const std::vector<std::optional<CallbackInput>>& inputs,
                    std::vector<BackendOutput>& outputs) {
-  struct Running {
-    Running() { running_python_model = true; }
-    ~Running() { running_python_model = false; }
-  };
   const Running running;
   const py::gil_scoped_acquire gil;
   try {
@@ -61,15 +63,29 @@ Status call_python(const py::object& callable, const std::vector<TensorSpec>& in
 
 std::shared_ptr<Model> callback_model(const std::vector<py::object>& callables,
                                       std::vector<TensorSpec> inputs,
-                                      std::vector<TensorSpec> outputs, std::string description) {
-  std::vector<Callback> callbacks;
-  for (const py::object& callable : callables) {
-    callbacks.push_back([held = hold(callable), inputs, outputs](const auto& in, auto& out) {
+                                      std::vector<TensorSpec> outputs, std::string description,
+                                      const py::object& remake) {
+  const auto callback_of = [inputs, outputs](py::object callable) -> Callback {
+    return [held = hold(std::move(callable)), inputs, outputs](const auto& in, auto& out) {
       return call_python(*held, inputs, outputs, in, out);
-    });
+    };
+  };
+  std::vector<Callback> callbacks;
+  for (const py::object& callable : callables) callbacks.push_back(callback_of(callable));
+  RemakeCallback remade;
+  if (!remake.is_none()) {
+    remade = [callback_of, held = hold(remake)](std::size_t index) -> Result<Callback> {
+      const Running running;
+      const py::gil_scoped_acquire gil;
+      try {
+        return callback_of((*held)(index));
+      } catch (const py::error_already_set& error) {
+        return status_of_exception(error, StatusCode::kInternal, "");
+      }
+    };
   }
   return make_callback_model(std::move(inputs), std::move(outputs), std::move(callbacks),
-                             std::move(description));
+                             std::move(description), std::move(remade));
 }
 
 }  // namespace
@@ -115,7 +131,7 @@ void bind_backends(py::module_& module) {
           "cache_dir"_a = "", "low_priority"_a = false,
           "properties"_a = std::map<std::string, std::string>());
   module.def("callback_model", &callback_model, "callables"_a, "inputs"_a, "outputs"_a,
-             py::kw_only(), "description"_a = "Python callable");
+             py::kw_only(), "description"_a = "Python callable", "remake"_a = py::none());
 }
 
 }  // namespace headrace

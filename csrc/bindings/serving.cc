@@ -129,7 +129,13 @@ py::dict histogram_of(const Histogram::Values& values) {
       "buckets"_a = std::vector<uint64_t>(values.buckets.begin(), values.buckets.end()));
 }
 
-py::dict statistics_of(const StatisticsValues& values, const AdmissionValues& admission) {
+py::dict health_of(const HealthValues& health) {
+  return py::dict("instances"_a = health.instances, "in_service"_a = health.in_service,
+                  "quarantines"_a = health.quarantines, "fault"_a = health.fault);
+}
+
+py::dict statistics_of(const StatisticsValues& values, const AdmissionValues& admission,
+                       const HealthValues& health) {
   py::dict failures;
   const char* const reasons[kFailureReasons] = {"REJECTED", "CANCELED", "BACKEND", "OTHER"};
   for (std::size_t i = 0; i < kFailureReasons; ++i) failures[reasons[i]] = values.failures[i];
@@ -160,16 +166,40 @@ py::dict statistics_of(const StatisticsValues& values, const AdmissionValues& ad
       "batch_fixed_ns"_a = admission.batch_fixed.count(),
       "batch_row_ns"_a = admission.batch_row.count(),
       "batch_p95_ns"_a = admission.batch_p95.count(), "batch_limit"_a = admission.batch_limit);
+  result["health"] = health_of(health);
   return result;
+}
+
+// `told`: called with the GIL by an instance's thread.
+std::function<void(const InstanceEvent&)> teller(py::object told) {
+  std::shared_ptr<py::object> held(new py::object(std::move(told)), [](py::object* object) {
+    const py::gil_scoped_acquire gil;
+    delete object;
+  });
+  return [held = std::move(held)](const InstanceEvent& event) {
+    static constexpr const char* kKinds[] = {"quarantined", "rebuild failed", "returned"};
+    const py::gil_scoped_acquire gil;
+    try {
+      (*held)(kKinds[static_cast<std::size_t>(event.kind)], event.instance, event.in_service,
+              event.reason.message());
+    } catch (py::error_already_set& error) {
+      error.discard_as_unraisable("a model version's on_instance_event");
+    }
+  };
 }
 
 std::shared_ptr<ModelVersion> make_version(ModelSpec spec, std::shared_ptr<Model> model,
                                            BatchPolicy policy, uint32_t instances,
-                                           AdmissionPolicy admission) {
+                                           AdmissionPolicy admission, HealthPolicy health,
+                                           py::object on_instance_event) {
   ModelVersionOptions options;
   options.batch = std::move(policy);
   options.instances = instances;
   options.admission = admission;
+  options.health = health;
+  if (!on_instance_event.is_none()) {
+    options.on_instance_event = teller(std::move(on_instance_event));
+  }
   auto result = [&] {
     const py::gil_scoped_release release;
     return ModelVersion::create(std::move(spec), std::move(options), std::move(model), reaper());
@@ -214,7 +244,8 @@ void bind_serving(py::module_& module) {
       .def_property_readonly("ready", &Servable::ready);
   py::class_<ModelVersion, Servable, std::shared_ptr<ModelVersion>>(module, "ModelVersion")
       .def(py::init(&make_version), "spec"_a, "model"_a, py::kw_only(), "policy"_a, "instances"_a,
-           "admission"_a = AdmissionPolicy{})
+           "admission"_a = AdmissionPolicy{}, "health"_a = HealthPolicy{},
+           "on_instance_event"_a = py::none())
       .def(
           "warm_up",
           [](ModelVersion& self, const py::dict& arrays, bool low_priority) {
@@ -246,8 +277,10 @@ void bind_serving(py::module_& module) {
       .def_property_readonly("pending", &ModelVersion::pending)
       .def("require_finite_outputs", &ModelVersion::require_finite_outputs, "required"_a)
       .def_property_readonly("in_flight", &ModelVersion::in_flight)
+      .def_property_readonly("health",
+                             [](const ModelVersion& self) { return health_of(self.health()); })
       .def("statistics", [](const ModelVersion& self) {
-        return statistics_of(self.statistics(), self.admission());
+        return statistics_of(self.statistics(), self.admission(), self.health());
       });
   module.def("histogram_bounds_ns", [] {
     std::vector<uint64_t> bounds;

@@ -7,6 +7,7 @@
 #include "bindings/bindings.h"
 #include "bindings/python_status.h"
 #include "core/model_spec.h"
+#include "serving/instance_health.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -88,6 +89,10 @@ AdmissionPolicy make_admission_policy(bool by_deadline, bool by_budget, uint64_t
   return {by_deadline, by_budget, Microseconds(queue_target_us), Microseconds(queue_interval_us)};
 }
 
+HealthPolicy make_health_policy(uint32_t failures, double backoff_s, double backoff_max_s) {
+  return {failures, nanoseconds_of(backoff_s), nanoseconds_of(std::max(backoff_s, backoff_max_s))};
+}
+
 }  // namespace
 
 void bind_specs(py::module_& module) {
@@ -119,6 +124,9 @@ void bind_specs(py::module_& module) {
   py::class_<AdmissionPolicy>(module, "AdmissionPolicy")
       .def(py::init(&make_admission_policy), py::kw_only(), "by_deadline"_a = true,
            "by_budget"_a = true, "queue_target_us"_a = 0, "queue_interval_us"_a = 100000);
+  py::class_<HealthPolicy>(module, "HealthPolicy")
+      .def(py::init(&make_health_policy), py::kw_only(), "failures"_a = 5, "backoff_s"_a = 1.0,
+           "backoff_max_s"_a = 60.0);
 }
 
 }  // namespace headrace

@@ -121,6 +121,7 @@ class CachedServable final : public Servable,
   void submit_together(std::span<RequestPtr> requests) override;
   const ModelSpec& spec() const override { return servable_->spec(); }
   bool ready() const noexcept override { return servable_->ready(); }
+  void gave_up() noexcept override { servable_->gave_up(); }
 
   // The servable has answered the first of a flight.
   void complete(RequestPtr request) noexcept override;

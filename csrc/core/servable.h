@@ -23,7 +23,7 @@ class Servable {
   }
   virtual const ModelSpec& spec() const = 0;
   // Whether requests have a chance: false while everything that could run one is being rebuilt. Any
-  // thread, lock-free.
+  // thread; does not block.
   virtual bool ready() const noexcept { return true; }
   // A request that it was given was not answered in time; its answer is of no use any more. Any
   // thread.

@@ -1,5 +1,6 @@
 #include "routing/fallback.h"
 
+#include <algorithm>
 #include <utility>
 
 namespace headrace {
@@ -16,6 +17,11 @@ bool worth_another_try(const Request& request) {
 std::shared_ptr<Fallback> Fallback::make(std::vector<std::shared_ptr<Servable>> chain,
                                          std::string name) {
   return std::shared_ptr<Fallback>(new Fallback(std::move(chain), std::move(name)));
+}
+
+bool Fallback::ready() const noexcept {
+  return std::any_of(chain_.begin(), chain_.end(),
+                     [](const std::shared_ptr<Servable>& servable) { return servable->ready(); });
 }
 
 void Fallback::submit(RequestPtr request) {

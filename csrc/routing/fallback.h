@@ -29,6 +29,10 @@ class Fallback final : public Servable,
   void submit(RequestPtr request) override;
   void submit_together(std::span<RequestPtr> requests) override;
   const ModelSpec& spec() const override { return chain_.front()->spec(); }
+  // Whether anybody of the chain is.
+  bool ready() const noexcept override;
+  // The first one's, which has the request first.
+  void gave_up() noexcept override { chain_.front()->gave_up(); }
 
   // A servable of the chain has answered.
   void complete(RequestPtr request) noexcept override;

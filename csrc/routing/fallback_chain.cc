@@ -101,6 +101,17 @@ void FallbackChain::submit_together(std::span<RequestPtr> requests) {
   if (!tries.empty()) first_->submit_together(tries);
 }
 
+bool FallbackChain::ready() const noexcept {
+  if (first_->ready()) return true;
+  for (std::size_t i = 1; i < steps(); ++i) {
+    if (!has(step(i).on, Trigger::kError)) continue;
+    if (step(i).rule != nullptr) return true;
+    const std::shared_ptr<Servable> target = target_of(i);
+    if (target != nullptr && target->ready()) return true;
+  }
+  return false;
+}
+
 std::shared_ptr<Servable> FallbackChain::target_of(std::size_t i) const {
   if (i == 0) return first_;
   if (step(i).target == nullptr) return nullptr;

@@ -102,7 +102,8 @@ class FallbackChain final : public Servable, public std::enable_shared_from_this
   void submit(RequestPtr request) override;
   void submit_together(std::span<RequestPtr> requests) override;
   const ModelSpec& spec() const override { return first_->spec(); }
-  bool ready() const noexcept override { return first_->ready(); }
+  // Whether the first servable is, or a step that takes over after an error.
+  bool ready() const noexcept override;
 
   void set_drift(bool drifting) { drift_.store(drifting, std::memory_order_relaxed); }
   bool drift() const { return drift_.load(std::memory_order_relaxed); }

@@ -54,6 +54,8 @@ class Shadow final : public Servable {
   void submit(RequestPtr request) override;
   void submit_together(std::span<RequestPtr> requests) override;
   const ModelSpec& spec() const override { return servable_->spec(); }
+  bool ready() const noexcept override { return servable_->ready(); }
+  void gave_up() noexcept override { servable_->gave_up(); }
 
  private:
   class Pair;

@@ -65,12 +65,14 @@ Result<std::shared_ptr<ModelVersion>> ModelVersion::create(ModelSpec spec,
     return Status::invalid_argument("model '" + spec.name + "', at least one instance is needed");
   }
   const uint32_t count = options.instances;
+  const HealthPolicy health = options.health;
   std::shared_ptr<ModelVersion> version(
       new ModelVersion(std::move(spec), std::move(options), std::move(model), reaper));
   for (uint32_t i = 0; i < count; ++i) {
     Result<std::unique_ptr<Instance>> instance = version->model_->make_instance();
     if (!instance) return instance.error();
     version->instances_.push_back(std::move(*instance));
+    version->health_.emplace_back(health, i + 1);
   }
   return version;
 }
@@ -81,7 +83,9 @@ ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
       model_(std::move(model)),
       reaper_(reaper),
       statistics_(options.batch.latency_budget),
-      admission_(options.admission) {
+      admission_(options.admission),
+      on_instance_event_(std::move(options.on_instance_event)),
+      rebuild_pushback_(options.health.backoff) {
   if (options.batch.preserve_ordering && options.instances > 1) {
     gate_ = std::make_unique<ReleaseGate>(
         [this](std::vector<RequestPtr>& requests) { deliver(requests); });
@@ -100,6 +104,20 @@ ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
 ModelVersion::~ModelVersion() { close(Batcher::Close::kRefuse); }
 
 Status ModelVersion::warm_up(const std::vector<InputTensor>& inputs) {
+  std::vector<Instance*> instances;
+  for (const std::unique_ptr<Instance>& instance : instances_) instances.push_back(instance.get());
+  if (Status status = run_sample(inputs, instances); !status) return status;
+  std::size_t bytes = 0;
+  for (const InputTensor& input : inputs) bytes += input.tensor.data.size();
+  if (bytes <= ProbeSample::kMostBytes && (!sample_ || bytes < sample_->bytes())) {
+    sample_.emplace(inputs);
+    sample_proven_ = true;
+  }
+  return {};
+}
+
+Status ModelVersion::run_sample(const std::vector<InputTensor>& inputs,
+                                std::span<Instance* const> instances) {
   Discard discard;
   Batch batch;
   batch.requests.emplace_back(new Request(discard));
@@ -108,7 +126,7 @@ Status ModelVersion::warm_up(const std::vector<InputTensor>& inputs) {
   request.inputs = inputs;
   if (Status status = check_request(*spec_, request); !status) return status;
   batch.rows = request.rows;
-  for (const std::unique_ptr<Instance>& instance : instances_) {
+  for (Instance* instance : instances) {
     RequestTimes times;
     if (Status status = run_batch(batch, *instance, times); !status) return status;
   }
@@ -116,6 +134,7 @@ Status ModelVersion::warm_up(const std::vector<InputTensor>& inputs) {
 }
 
 void ModelVersion::start() {
+  if (!sample_) sample_ = ProbeSample::zeros(*spec_);
   threads_.reserve(instances_.size());
   for (std::size_t i = 0; i < instances_.size(); ++i) {
     // The lock holds the new thread's end back until it is counted.
@@ -204,11 +223,13 @@ void ModelVersion::run_here(std::size_t requests) {
   Batcher::Loan loan;
   std::size_t done = 0;
   // No more than was brought: others' requests are the instance's work.
-  while (done < requests && batcher_->borrow(batch, loan)) {
+  bool suspect = false;  // then its own thread is to see to it
+  while (done < requests && !suspect && batcher_->borrow(batch, loan)) {
     done += batch.requests.size();
-    serve(batch, *instances_[loan.instance], true);
+    serve(batch, loan.instance, true);
+    suspect = health_[loan.instance].suspect();
   }
-  batcher_->give_back(loan);
+  batcher_->give_back(loan, suspect);
 }
 
 bool ModelVersion::close(Batcher::Close how, TimePoint deadline) {
@@ -217,6 +238,7 @@ bool ModelVersion::close(Batcher::Close how, TimePoint deadline) {
   bool in_time = true;
   if (!threads_.empty()) {
     std::unique_lock lock(mutex_);
+    closing_.notify_all();
     const auto ended = [&] { return running_ == 0; };
     if (deadline == kNever) {
       thread_ended_.wait(lock, ended);
@@ -255,13 +277,18 @@ AdmissionValues ModelVersion::admission() const {
 
 std::size_t ModelVersion::pending() const { return batcher_->pending(); }
 
-void ModelVersion::serve(Batch& batch, Instance& instance, bool on_io_thread) {
+void ModelVersion::serve(Batch& batch, std::size_t instance, bool on_io_thread) {
   std::size_t bytes = 0;
   for (const RequestPtr& request : batch.requests) bytes += request->message.size();
   // On an I/O thread by CPU time: that it was not scheduled says nothing about the model.
   const Nanoseconds cpu = on_io_thread ? thread_cpu_time() : Nanoseconds{0};
-  execute(batch, instance);
+  const Status status = execute(batch, *instances_[instance]);
   const TimePoint now = Clock::now();
+  if (status) {
+    health_[instance].succeeded();
+  } else if (blames_instance(status)) {
+    health_[instance].failed(status, now);
+  }
   Nanoseconds took = now - batch.taken;
   if (on_io_thread && took > ShortRuns::kShort) took = thread_cpu_time() - cpu;
   short_runs_.record(bytes, took, now, on_io_thread);
@@ -281,22 +308,37 @@ void ModelVersion::serve(Batch& batch, Instance& instance, bool on_io_thread) {
 
 void ModelVersion::run_instance(std::size_t number) {
   Batch batch;
-  while (batcher_->pull(batch, number)) serve(batch, *instances_[number], false);
+  InstanceHealth& health = health_[number];
+  for (;;) {
+    const bool pulled = batcher_->pull(batch, number);
+    if (pulled) serve(batch, number, false);
+    if (health.suspect()) {
+      if (!recover(number)) break;
+    } else if (!pulled) {
+      break;
+    }
+  }
   const std::lock_guard lock(mutex_);
   --running_;
   thread_ended_.notify_all();
 }
 
-void ModelVersion::execute(Batch& batch, Instance& instance) {
+Status ModelVersion::execute(Batch& batch, Instance& instance) {
   RequestTimes times;
   times.batched = batch.taken;
   Status status = run_batch(batch, instance, times);
-  if (status) return succeed(batch, times);
+  if (status) {
+    succeed(batch, times);
+    return {};
+  }
   if (batch.requests.size() == 1) {
-    return fail(*batch.requests.front(), std::move(status), FailureReason::kBackend);
+    fail(*batch.requests.front(), status, FailureReason::kBackend);
+    return status;
   }
 
   // One request may have spoilt the batch for all: each gets the answer that it gets alone.
+  const Status together = status;
+  bool served = false;
   Batch alone;
   for (RequestPtr& request : batch.requests) {
     if (request->cancelled()) {
@@ -307,6 +349,7 @@ void ModelVersion::execute(Batch& batch, Instance& instance) {
     alone.requests.push_back(std::move(request));
     status = run_batch(alone, instance, times);
     if (status) {
+      served = true;
       succeed(alone, times);
     } else {
       fail(*alone.requests.front(), std::move(status), FailureReason::kBackend);
@@ -314,6 +357,7 @@ void ModelVersion::execute(Batch& batch, Instance& instance) {
     request = std::move(alone.requests.front());
     alone.clear();
   }
+  return served ? Status() : together;
 }
 
 Status ModelVersion::run_batch(Batch& batch, Instance& instance, RequestTimes& times) noexcept try {

@@ -96,6 +96,15 @@ class AdmissionPolicy:
         latency budget, or (queue_target_us > 0) by CoDel when they have neither."""
 
 @final
+class HealthPolicy:
+    """How many batches in a row an instance may fail before it is probed (0: any number), and how
+    far apart its rebuilds are, at first and at most."""
+
+    def __init__(
+        self, *, failures: int = 5, backoff_s: float = 1.0, backoff_max_s: float = 60.0
+    ) -> None: ...
+
+@final
 class Model:
     """A loaded artifact of a backend. Signature with the batch dimension, -1 = dynamic."""
 
@@ -145,10 +154,13 @@ def callback_model(
     outputs: Sequence[TensorSpec],
     *,
     description: str = "Python callable",
+    remake: Callable[[int], Callable[[dict[str, Array]], Mapping[str, Array]]] | None = None,
 ) -> Model:
     """A model of as many instances as there are callables, each called with {input name: array}
     (batch dimension first; a left-out optional input is missing) and answering {output name:
-    array}. What it raises becomes INTERNAL for the requests of that batch."""
+    array}. What it raises becomes INTERNAL for the requests of that batch. `remake` makes the
+    callable with that number anew, for an instance in the place of a sick one, on its thread;
+    without it the same callable goes on."""
 
 class Servable:
     """What answers requests; composed here, executed by the core."""
@@ -188,9 +200,15 @@ class ModelVersion(Servable):
         policy: BatchPolicy,
         instances: int,
         admission: AdmissionPolicy = ...,
-    ) -> None: ...
+        health: HealthPolicy = ...,
+        on_instance_event: Callable[[str, int, int, str], None] | None = None,
+    ) -> None:
+        """`on_instance_event(kind, instance, instances in service, reason)` is called by instance
+        threads: "quarantined", "rebuild failed", "returned"."""
+
     def warm_up(self, inputs: Mapping[str, Array], *, low_priority: bool = False) -> None:
-        """Runs once on every instance, before start(). Arrays carry the batch dimension.
+        """Runs once on every instance, before start(). Arrays carry the batch dimension. The
+        smallest that succeed are what sick instances are probed with; without any, zeros.
         `low_priority` holds for models that run without the interpreter."""
 
     def start(self) -> None: ...
@@ -217,6 +235,11 @@ class ModelVersion(Servable):
     def pending(self) -> int: ...
     @property
     def in_flight(self) -> int: ...
+    @property
+    def health(self) -> dict[str, Any]:
+        """instances, in_service, quarantines (since creation): int; fault: of the last that left
+        service or could not be rebuilt, "" while all serve."""
+
     def statistics(self) -> dict[str, Any]:
         """Counters since creation:
         last_inference_ms, inference_count, execution_count: int
@@ -229,7 +252,8 @@ class ModelVersion(Servable):
         admission: {"refused": {"deadline" | "slo" | "queue": int}, "estimated_wait_ns": of a
         request of the lowest priority, "correction": of estimates, "batches": seen by the cost
         model, "batch_fixed_ns", "batch_row_ns": what it says a batch costs, "batch_p95_ns": of one
-        of "batch_limit" rows, the most}"""
+        of "batch_limit" rows, the most}
+        health: as the property"""
 
 @final
 class Link:

@@ -1,7 +1,8 @@
 #include "backends/callback/callback_backend.h"
 
-#include <atomic>
+#include <algorithm>
 #include <exception>
+#include <mutex>
 #include <new>
 #include <utility>
 
@@ -13,10 +14,22 @@ struct Signature {
   std::vector<TensorSpec> outputs;
 };
 
+// Which of a model's places for instances are taken.
+struct Places {
+  struct Place {
+    bool taken = false;
+    bool remake = false;  // its callback was used up
+  };
+  std::mutex mutex;
+  std::vector<Place> places;  // guarded by mutex
+};
+
 class CallbackInstance final : public Instance {
  public:
-  CallbackInstance(std::shared_ptr<const Signature> signature, Callback callback)
-      : signature_(std::move(signature)),
+  CallbackInstance(std::shared_ptr<const Signature> signature, Callback callback,
+                   std::shared_ptr<void> place)
+      : place_(std::move(place)),
+        signature_(std::move(signature)),
         callback_(std::move(callback)),
         inputs_(signature_->inputs.size()) {}
 
@@ -80,6 +93,7 @@ class CallbackInstance final : public Instance {
     return Status::internal("the callable threw something that is no std::exception");
   }
 
+  const std::shared_ptr<void> place_;  // free once the callback is gone
   std::shared_ptr<const Signature> signature_;
   Callback callback_;
   std::vector<std::optional<CallbackInput>> inputs_;
@@ -89,42 +103,70 @@ class CallbackInstance final : public Instance {
 class CallbackModel final : public Model {
  public:
   CallbackModel(std::vector<TensorSpec> inputs, std::vector<TensorSpec> outputs,
-                std::vector<Callback> callbacks, std::string description)
+                std::vector<Callback> callbacks, std::string description, RemakeCallback remake)
       : signature_(
             std::make_shared<const Signature>(Signature{std::move(inputs), std::move(outputs)})),
         callbacks_(std::move(callbacks)),
-        description_(std::move(description)) {}
+        remake_(std::move(remake)),
+        description_(std::move(description)) {
+    places_->places.resize(callbacks_.size());
+  }
 
   const std::vector<TensorSpec>& inputs() const override { return signature_->inputs; }
   const std::vector<TensorSpec>& outputs() const override { return signature_->outputs; }
   std::string description() const override { return description_; }
 
   Result<std::unique_ptr<Instance>> make_instance() override {
-    const std::size_t index = next_.fetch_add(1, std::memory_order_relaxed);
-    if (index >= callbacks_.size()) {
-      return Status::invalid_argument(
-          "a model of " + std::to_string(callbacks_.size()) + " callables cannot make instance " +
-          std::to_string(index + 1) + "; pass one callable an instance");
+    std::size_t index = 0;
+    bool remake = false;
+    {
+      const std::lock_guard lock(places_->mutex);
+      std::vector<Places::Place>& places = places_->places;
+      const auto free = std::find_if(places.begin(), places.end(),
+                                     [](const Places::Place& place) { return !place.taken; });
+      if (free == places.end()) {
+        return Status::invalid_argument(
+            "a model of " + std::to_string(places.size()) + " callables cannot make instance " +
+            std::to_string(places.size() + 1) + "; pass one callable an instance");
+      }
+      index = static_cast<std::size_t>(free - places.begin());
+      free->taken = true;
+      remake = std::exchange(free->remake, remake_ != nullptr);
+    }
+    std::shared_ptr<void> place(nullptr, [places = places_, index](void*) {
+      const std::lock_guard lock(places->mutex);
+      places->places[index].taken = false;
+    });
+    // Whoever has the place has its callback. With `remake` it is not kept: it may hold much.
+    Callback callback;
+    if (remake) {
+      Result<Callback> made = remake_(index);
+      if (!made) return made.error();
+      callback = *std::move(made);
+    } else {
+      callback = remake_ != nullptr ? std::move(callbacks_[index]) : callbacks_[index];
     }
     return std::unique_ptr<Instance>(
-        std::make_unique<CallbackInstance>(signature_, callbacks_[index]));
+        std::make_unique<CallbackInstance>(signature_, std::move(callback), std::move(place)));
   }
 
  private:
   std::shared_ptr<const Signature> signature_;
-  const std::vector<Callback> callbacks_;
+  std::vector<Callback> callbacks_;
+  const RemakeCallback remake_;
   const std::string description_;
-  std::atomic<std::size_t> next_{0};
+  const std::shared_ptr<Places> places_ = std::make_shared<Places>();
 };
 
 }  // namespace
 
 std::shared_ptr<Model> make_callback_model(std::vector<TensorSpec> inputs,
                                            std::vector<TensorSpec> outputs,
-                                           std::vector<Callback> callbacks,
-                                           std::string description) {
+                                           std::vector<Callback> callbacks, std::string description,
+                                           RemakeCallback remake) {
   return std::make_shared<CallbackModel>(std::move(inputs), std::move(outputs),
-                                         std::move(callbacks), std::move(description));
+                                         std::move(callbacks), std::move(description),
+                                         std::move(remake));
 }
 
 }  // namespace headrace

@@ -25,11 +25,16 @@ struct CallbackInput {
 using Callback = std::function<Status(const std::vector<std::optional<CallbackInput>>& inputs,
                                       std::vector<BackendOutput>& outputs)>;
 
-// A model of as many instances as there are callbacks. `inputs` and `outputs` with the batch
-// dimension.
+// Makes the callback of an instance anew, whose last one is gone. Called by make_instance(), on its
+// thread.
+using RemakeCallback = std::function<Result<Callback>(std::size_t index)>;
+
+// A model of as many instances at a time as there are callbacks. An instance in the place of one that
+// is gone gets the callback that `remake` makes; without it, the same as before. `inputs` and
+// `outputs` with the batch dimension.
 std::shared_ptr<Model> make_callback_model(std::vector<TensorSpec> inputs,
                                            std::vector<TensorSpec> outputs,
-                                           std::vector<Callback> callbacks,
-                                           std::string description);
+                                           std::vector<Callback> callbacks, std::string description,
+                                           RemakeCallback remake = nullptr);
 
 }  // namespace headrace

@@ -11,14 +11,17 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from headrace import runtime
 from headrace.control.fallbacks import guard, hedge
+from headrace.control.instances import Told
 from headrace.control.loaders import Loaders, OpenedModel, Source
 from headrace.control.signature import (
     admission_policy,
     batch_policy,
+    health_policy,
     model_spec,
     tensor_specs,
     threads_asked,
@@ -69,10 +72,12 @@ class VersionLoader:
         cache: runtime.ResponseCache | None = None,
         desk: runtime.HumanDesk | None = None,
         load_threads: int = 1,
+        told: Told | None = None,
     ) -> None:
         """`desk`: takes what a policy gives to people. `load_threads`: loads of low priority at a
-        time, one core each."""
+        time, one core each. `told`: hears of sick instances."""
         self._loaders = loaders
+        self._told = told
         self._desk = desk
         self._defaults = defaults
         self._cache = cache
@@ -125,6 +130,7 @@ class VersionLoader:
                 entry=entry,
                 policy=policy,
                 low_priority=low_priority,
+                told=self._told,
             )
 
         # What user code does holds the interpreter, or waits for something far away.
@@ -167,7 +173,10 @@ class VersionLoader:
 
 
 def load_callable(
-    config: model_config.ModelConfig, functions: list[Infer], number: int
+    config: model_config.ModelConfig,
+    functions: list[Infer],
+    number: int,
+    told: Told | None = None,
 ) -> LoadedVersion:
     """A version out of Python callables, one an instance. `config` is complete."""
     began = time.monotonic()
@@ -178,7 +187,9 @@ def load_callable(
     )
     policy = ModelPolicy()
     plan = Plan(len(functions), 1)
-    warmed = _warmed(config, number, model, [], plan, opened=None, entry=None, policy=policy)
+    warmed = _warmed(
+        config, number, model, [], plan, opened=None, entry=None, policy=policy, told=told
+    )
     return _started(
         config, policy, number, warmed, entry=None, fingerprint="", began=began, desk=None
     )
@@ -255,6 +266,7 @@ def _warmed(
     opened: OpenedModel | None,
     entry: ModelEntry | None,
     policy: ModelPolicy,
+    told: Told | None,
     low_priority: bool = False,
 ) -> _Warm:
     def labels(filename: str) -> Sequence[str]:
@@ -268,6 +280,8 @@ def _warmed(
             policy=batch_policy(config, policy.slo),
             instances=plan.instances,
             admission=admission_policy(policy.admission),
+            health=health_policy(policy.health),
+            on_instance_event=partial(told, config.name, number) if told is not None else None,
         )
         path = entry.path if entry is not None else None
         sample = _warm_up(version, config, number, path, opened, low_priority)

@@ -27,6 +27,7 @@ from typing import Literal
 
 from headrace import runtime
 from headrace.control.fallbacks import circle
+from headrace.control.instances import InstanceWatch
 from headrace.control.loaders import Loaders
 from headrace.control.loading import Infer, Plan, VersionLoader, load_callable
 from headrace.control.memory import return_memory
@@ -137,6 +138,8 @@ class ModelManager:
         self._options = options
         self._on_event = on_event
         self._cores = options.cores or runtime.available_cores()
+        self.registry = Registry(server, strict_readiness=options.strict_readiness)
+        self._instances = InstanceWatch(self.registry.refresh)
         # Takes no memory until a model uses it. None: the configuration says none.
         self.response_cache = (
             runtime.ResponseCache(options.response_cache_bytes)
@@ -151,13 +154,13 @@ class ModelManager:
             self.response_cache,
             options.desk,
             load_threads=options.load_threads or max(1, self._cores // 4),
+            told=self._instances.tell,
         )
         # Versions that are not there for the version policy; and what is to follow a load.
         # Rollouts sets both.
         self.kept_out: Callable[[ModelEntry, ModelPolicy], frozenset[int]]
         self.kept_out = lambda entry, policy: frozenset()
         self.on_loaded: Callable[[ModelEntry, ModelPolicy], None] = lambda entry, policy: None
-        self.registry = Registry(server, strict_readiness=options.strict_readiness)
         self._lock = threading.Lock()
         self._demands: dict[str, tuple[int, int]] = {}  # model -> (instances, threads); by _lock
         self._background: set[threading.Thread] = set()  # by _lock; they drain and unload
@@ -367,7 +370,7 @@ class ModelManager:
                 raise AlreadyExistsError(
                     f"model '{config.name}' version {version} is served already"
                 )
-            loaded = load_callable(config, list(functions), version)
+            loaded = load_callable(config, list(functions), version, self._instances.tell)
             others = [v.number for v in record.ready()]
             self.registry.swap_together([Swap(record, [loaded], others, (version,))])
 
@@ -414,7 +417,9 @@ class ModelManager:
                 for loaded in retired:
                     served = loaded.close(timeout_s=_left(deadline)) and served
                 self.registry.drained(record, [loaded.number for loaded in retired])
-        return self.wait_drained(_left(deadline)) and served
+        drained = self.wait_drained(_left(deadline))
+        self._instances.stop()
+        return drained and served
 
     def wait_drained(self, timeout_s: float | None = None) -> bool:
         """Waits until every version that was taken out of service is gone and its memory given

@@ -88,6 +88,7 @@ class OpenedOnnxRuntime:
             self.inputs,
             self.outputs,
             description=f"onnxruntime {onnxruntime.__version__} CPU, {plan}",
+            remake=lambda _: _Instance(_session(self._path, threads), self.inputs, self.outputs),
         )
         return model, []
 

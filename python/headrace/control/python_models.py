@@ -9,6 +9,8 @@
         def __call__(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]: ...
         def close(self): ...                                 # optional, after the last request
 
+An object that fails again and again is closed and replaced by a new one (docs/FALLBACK.md).
+
 or a function `infer(inputs)` with the same attributes at module level. Arrays carry the batch
 dimension first when max_batch_size > 0.
 """
@@ -31,6 +33,7 @@ from typing import TYPE_CHECKING, Any
 from headrace import runtime
 from headrace.control.signature import datatype_number, declare, plan_text, tensor_specs
 from headrace.errors import HeadraceError, InternalError, InvalidArgumentError
+from headrace.logs import get_logger
 from headrace.protocol import model_config
 
 if TYPE_CHECKING:
@@ -38,6 +41,7 @@ if TYPE_CHECKING:
 
 __all__ = ["ModelContext", "OpenedPythonModel", "import_model"]
 
+_log = get_logger("control")
 _import_lock = threading.Lock()  # guards sys.modules while a model's files are imported
 _serial = itertools.count(1)
 
@@ -171,26 +175,44 @@ class OpenedPythonModel:
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
     ) -> tuple[runtime.Model, list[Callable[[], None]]]:
-        callables: list[Callable[[dict[str, runtime.Array]], Mapping[str, runtime.Array]]] = []
-        closers: list[Callable[[], None]] = []
+        closers: dict[int, Callable[[], None]] = {}
+
+        def make(index: int) -> Any:
+            # Of a sick instance, which is gone but for this.
+            if close := closers.pop(index, None):
+                try:
+                    close()
+                except Exception as error:
+                    _log.warning("%s: close() of a sick instance: %r", self._path, error)
+            made = self._instantiate(config, index, threads)
+            close = getattr(made, "close", None)
+            if self._model is not None and callable(close):
+                closers[index] = close
+            return made
+
+        def close_all() -> None:
+            while closers:
+                closers.popitem()[1]()
+
+        def remake(index: int) -> Any:
+            # What made it sick may be in its module.
+            if self._model is None:
+                self._function = import_model(self._path).infer
+            return make(index)
+
         try:
-            for index in range(instances):
-                callables.append(self._instantiate(config, index, threads))
-                close = getattr(callables[-1], "close", None)
-                if self._model is not None and callable(close):
-                    closers.append(close)
             model = runtime.callback_model(
-                callables,
+                [make(index) for index in range(instances)],
                 tensor_specs(config.input, config.max_batch_size),
                 tensor_specs(config.output, config.max_batch_size),
                 description=f"Python {platform.python_version()} {self._path.name}, "
                 + plan_text(instances, threads),
+                remake=remake,
             )
         except BaseException:
-            for close in closers:
-                close()
+            close_all()
             raise
-        return model, closers
+        return model, [close_all]
 
     def _instantiate(self, config: model_config.ModelConfig, index: int, threads: int) -> Any:
         if self._model is None:

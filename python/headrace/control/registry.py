@@ -85,7 +85,7 @@ class Registry:
             if not self._initialised or self._stopping:
                 return False
             # A model that serves its old versions while it reloads, or after that failed, is ready.
-            return not self._strict or all(m.ready() for m in self._models.values() if m.wanted)
+            return not self._strict or all(m.answers() for m in self._models.values() if m.wanted)
 
     def find(self, name: str, version: str = "") -> LoadedVersion:
         """The version that a request for (name, version text) goes to. Errors are ModelInfer's."""
@@ -144,10 +144,11 @@ class Registry:
         rows: dict[str, list[IndexEntry]] = {}
         with self._lock:
             for name, record in self._models.items():
+                entries = [row.entry(name) for _, row in sorted(record.versions.items())]
                 listed = [
-                    IndexEntry(name, str(number), row.state.value, row.reason)
-                    for number, row in sorted(record.versions.items())
-                    if not ready_only or row.state is ModelState.READY
+                    entry
+                    for entry in entries
+                    if not ready_only or entry.state == ModelState.READY.value
                 ]
                 if not listed and record.failure and not ready_only:
                     listed = [IndexEntry(name, "", ModelState.UNAVAILABLE.value, record.failure)]
@@ -196,6 +197,11 @@ class Registry:
         with self._lock:
             self._initialised = True
             self._publish()
+
+    def refresh(self) -> None:
+        """Instances left or entered service: readiness and health may be others."""
+        with self._lock:
+            self._announce()
 
     def set_stopping(self) -> None:
         """Not ready from now on; swap_together() refuses."""
@@ -340,7 +346,7 @@ class Registry:
         self._server.set_ready(ready)
         health = {"": ready, _SERVICE: ready}
         for name, record in self._models.items():
-            health[name] = bool(record.ready()) and not self._stopping
+            health[name] = record.answers() and not self._stopping
         for name, serving in health.items():
             if self._health.get(name) != serving:
                 self._server.set_health(name, serving)

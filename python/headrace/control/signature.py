@@ -9,13 +9,14 @@ from typing import Any
 from headrace import runtime
 from headrace.errors import InvalidArgumentError
 from headrace.protocol import model_config
-from headrace.repository.policy import AdmissionPolicy, SloPolicy
+from headrace.repository.policy import AdmissionPolicy, HealthPolicy, SloPolicy
 
 __all__ = [
     "Declaration",
     "admission_policy",
     "batch_policy",
     "declare",
+    "health_policy",
     "instance_count",
     "model_spec",
     "plan_text",
@@ -184,6 +185,13 @@ def admission_policy(policy: AdmissionPolicy | None) -> runtime.AdmissionPolicy:
         by_budget=policy.slo,
         queue_target_us=round(policy.queue_target * 1e6),
         queue_interval_us=round(policy.queue_interval * 1e6),
+    )
+
+
+def health_policy(policy: HealthPolicy | None) -> runtime.HealthPolicy:
+    policy = policy or HealthPolicy()
+    return runtime.HealthPolicy(
+        failures=policy.failures, backoff_s=policy.backoff, backoff_max_s=policy.backoff_max
     )
 
 

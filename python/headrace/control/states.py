@@ -93,6 +93,21 @@ class VersionRecord:
     reason: str = ""
     loaded: LoadedVersion | None = None
 
+    def entry(self, model: str) -> IndexEntry:
+        state, reason = self.state, self.reason
+        if self.loaded is not None and state is ModelState.READY:
+            health = self.loaded.version.health
+            if health["in_service"] == 0:
+                state = ModelState.UNAVAILABLE
+                reason = f"every instance is being rebuilt, after: {health['fault']}"
+            elif health["in_service"] < health["instances"]:
+                out = health["instances"] - health["in_service"]
+                reason = (
+                    f"{out} of {health['instances']} instances being rebuilt, after: "
+                    f"{health['fault']}"
+                )
+        return IndexEntry(model, str(self.number), state.value, reason)
+
 
 @dataclass(frozen=True)
 class Shadow:
@@ -139,6 +154,11 @@ class ModelRecord:
             for _, record in sorted(self.versions.items())
             if record.state is ModelState.READY and record.loaded is not None
         ]
+
+    def answers(self) -> bool:
+        """Whether a request that names no version has a chance."""
+        default = self.default()
+        return default is not None and default.servable.ready
 
     def default(self) -> LoadedVersion | None:
         """What answers requests that name no version, but for a split."""

@@ -61,6 +61,12 @@ class OpenedTorchModel:
         names = [spec.name for spec in inputs]
         order = input_positions(names, arguments, str(self._source))
         answers = [spec.name for spec in outputs]
+
+        def remake(_: int) -> _Instance:
+            # With weights of its own: those that the others share may be what is broken.
+            fresh, _arguments = _load_module(torch, self._path)
+            return _Instance(torch, fresh, order, names, answers, threads)
+
         # A module in eval mode may be called from several threads at once: instances share weights.
         callables = [
             _Instance(torch, module, order, names, answers, threads) for _ in range(instances)
@@ -71,6 +77,7 @@ class OpenedTorchModel:
             inputs,
             outputs,
             description=f"PyTorch {torch.__version__} CPU, {plan}",
+            remake=remake,
         )
         return model, []
 

@@ -220,6 +220,7 @@ class _Collector:
         yield from self._histograms(samples)
         yield self._batches(samples)
         yield from self._overload(samples)
+        yield from self._instances(samples)
         yield from self._versions()
         yield from cache_metrics.families(samples, self._source.cache())
         yield from fallback_metrics.families(
@@ -360,6 +361,27 @@ class _Collector:
             latency.add_metric(at, sample.slo[0])
             objective.add_metric(at, sample.slo[1])
         yield from (requests, good, latency, objective)
+
+    @staticmethod
+    def _instances(samples: Sequence[ModelSample]) -> Iterator[Metric]:
+        from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily
+
+        labels = ["model", "version"]
+        serving = GaugeMetricFamily(
+            "headrace_instances_in_service",
+            "Instances that serve; the others are sick and being rebuilt",
+            labels=labels,
+        )
+        quarantines = CounterMetricFamily(
+            "headrace_instance_quarantines",
+            "How often an instance left service because it was sick",
+            labels=labels,
+        )
+        for sample in samples:
+            health = sample.statistics["health"]
+            serving.add_metric([sample.model, sample.version], health["in_service"])
+            quarantines.add_metric([sample.model, sample.version], health["quarantines"])
+        yield from (serving, quarantines)
 
     def _versions(self) -> Iterator[Metric]:
         from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily

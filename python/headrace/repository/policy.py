@@ -35,6 +35,7 @@ __all__ = [
     "BreakerPolicy",
     "CachePolicy",
     "FallbackStep",
+    "HealthPolicy",
     "HedgePolicy",
     "ModelPolicy",
     "SloPolicy",
@@ -109,6 +110,22 @@ class AdmissionPolicy:
 
 
 @dataclass(frozen=True)
+class HealthPolicy:
+    """`health:`: when an instance is sick, and how often it is rebuilt."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
+
+    failures: int = 5  # batches in a row, then it is probed; 0: never
+    backoff: float = seconds(1.0)  # between its rebuilds, at first;
+    backoff_max: float = seconds(60.0)  # at most
+
+    def __post_init__(self) -> None:
+        _check("health.failures", self.failures, 0, 1_000_000)
+        _check("health.backoff", self.backoff, 1e-3, 86400)
+        _check("health.backoff_max", self.backoff_max, self.backoff, 86400)
+
+
+@dataclass(frozen=True)
 class ModelPolicy:
     __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
 
@@ -119,6 +136,7 @@ class ModelPolicy:
     # From a request's arrival to its answer, for the fallbacks; 0: the client's deadline.
     deadline: float = seconds(0.0)
     fallback: tuple[FallbackStep, ...] = field(default=(), metadata={"read": read_steps})
+    health: HealthPolicy | None = None
     hedge: HedgePolicy | None = None
     slo: SloPolicy | None = None
     # RolloutPlan's section (rollout/plan.py), which checks it.

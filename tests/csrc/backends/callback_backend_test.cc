@@ -102,3 +102,41 @@ TEST_CASE("a run after a failed one starts clean") {
   REQUIRE(instance->run());
   CHECK(text_of(instance->output(0)->tensor.data) == "cd");
 }
+
+TEST_CASE("an instance in the place of one that is gone has a callable made anew, or the same") {
+  std::vector<std::size_t> remade;
+  bool broken = true;
+  for (const bool anew : {true, false}) {
+    RemakeCallback remake;
+    if (anew) {
+      remake = [&](std::size_t index) -> Result<Callback> {
+        remade.push_back(index);
+        if (broken) return Status::internal("no device");
+        return Callback(identity);
+      };
+    }
+    const auto held = std::make_shared<int>(0);  // by the first callables
+    const Callback first = [held](const auto& inputs, auto& outputs) {
+      return identity(inputs, outputs);
+    };
+    const auto model = make_callback_model({tensor_spec("X", DType::kInt8, {-1, 2})},
+                                           {tensor_spec("Y", DType::kInt8, {-1, 2})},
+                                           {first, first}, "test", remake);
+    std::unique_ptr<Instance> one = *model->make_instance();
+    std::unique_ptr<Instance> two = *model->make_instance();
+    CHECK_FALSE(model->make_instance());
+    CHECK(remade.empty());
+    const auto before = held.use_count();
+    CHECK(before == (anew ? 4 : 6));  // with one made anew, the first is not kept
+    two.reset();
+    CHECK(held.use_count() == before - 1);
+    if (anew) {
+      CHECK(model->make_instance().error().message() == "no device");
+      broken = false;
+    }
+    two = *model->make_instance();
+    CHECK_FALSE(model->make_instance());
+    CHECK(remade == (anew ? std::vector<std::size_t>{1, 1} : std::vector<std::size_t>{}));
+    remade.clear();
+  }
+}

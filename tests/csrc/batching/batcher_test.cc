@@ -193,3 +193,63 @@ TEST_CASE(
     }
   }
 }
+
+TEST_CASE(
+    "while no instance is in service, what is queued and what comes is refused with the fault") {
+  Collector collector;
+  Batcher batcher(BatchPolicy{}, answer_it(), 2);
+  CHECK(batcher.in_service() == 2);
+  for (uint64_t id = 0; id < 3; ++id) batcher.push(request(collector, id));
+  batcher.leave(0, Status::unavailable("first"));
+  CHECK(batcher.in_service() == 1);
+  CHECK(batcher.pending() == 3);
+  CHECK(batcher.load(0, Clock::now()).instances == 1);
+  batcher.leave(1, Status::unavailable("second"));
+  CHECK(batcher.pending() == 0);
+  batcher.push(request(collector, 3));
+  for (const Answer& answer : collector.wait(4)) CHECK(answer.status.message() == "second");
+  CHECK(batcher.load(0, Clock::now()).idle);  // no estimate that would refuse them first
+
+  batcher.enter(0);
+  CHECK(batcher.in_service() == 1);
+  batcher.push(request(collector, 4));
+  Batch batch;
+  REQUIRE(batcher.pull(batch, 0));
+  answer_batch(batch);
+  CHECK(collector.wait(5).back().status);
+  batcher.enter(1);
+  CHECK(batcher.load(0, Clock::now()).instances == 2);
+  batcher.leave(0, Status::unavailable("third"));
+  batcher.close(Batcher::Close::kDrain);
+  batcher.enter(0);  // opens nothing
+  batcher.push(request(collector, 5));
+  CHECK(collector.wait(6).back().status.message() == Batcher::stopping().message());
+}
+
+TEST_CASE("an instance that is given back to be attended to answers its thread, not its requests") {
+  Collector collector;
+  Batcher batcher(BatchPolicy{}, answer_it());
+  std::atomic<int> attended{0};
+  std::thread instance([&] {
+    Batch batch;
+    while (true) {
+      if (batcher.pull(batch)) {
+        answer_batch(batch);
+      } else if (++attended > 10) {
+        return;
+      }
+    }
+  });
+  uint64_t id = 0;
+  while (attended <= 10) {
+    RequestPtr one = request(collector, id++);
+    batcher.push({&one, 1}, false);
+    Batch batch;
+    Batcher::Loan loan;
+    if (batcher.borrow(batch, loan)) answer_batch(batch);
+    batcher.give_back(loan, true);
+  }
+  instance.join();
+  batcher.close(Batcher::Close::kRefuse);
+  CHECK(collector.wait(id).size() == id);
+}

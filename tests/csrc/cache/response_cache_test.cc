@@ -39,7 +39,11 @@ class Echo final : public Servable {
     reply(std::move(request));
   }
   const ModelSpec& spec() const override { return *spec_; }
+  bool ready() const noexcept override { return well; }
+  void gave_up() noexcept override { ++given_up; }
 
+  bool well = true;
+  int given_up = 0;
   std::size_t held() {
     const std::lock_guard lock(mutex_);
     return held_.size();
@@ -283,4 +287,15 @@ TEST_CASE("every request is answered once and right, from many threads, with fai
     if (!bad) CHECK(answer.outputs.front().bytes == asked);
   }
   CHECK(f.cache->statistics().bytes <= f.cache->capacity());
+}
+
+TEST_CASE("a cached servable is as ready as the servable, which hears that it took too long") {
+  const auto echo = std::make_shared<Echo>();
+  const auto cached =
+      CachedServable::make(std::make_shared<ResponseCache>(std::size_t{1} << 20), echo, {});
+  CHECK(cached->ready());
+  echo->well = false;
+  CHECK_FALSE(cached->ready());
+  cached->gave_up();
+  CHECK(echo->given_up == 1);
 }

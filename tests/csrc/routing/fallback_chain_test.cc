@@ -63,8 +63,10 @@ class Scripted final : public Servable {
   }
   const ModelSpec& spec() const override { return *spec_; }
   void gave_up() noexcept override { ++given_up; }
+  bool ready() const noexcept override { return well; }
 
   Status status;
+  bool well = true;
   float probability = 0.99F;
   bool circuit_open = false;
   bool hold = false;
@@ -224,6 +226,31 @@ TEST_CASE("each failure has its trigger, and only steps that want it are tried")
       CHECK(rig.chain->counts()[0].target == (wanted ? "digits/6" : "none"));
     }
   }
+}
+
+TEST_CASE("a chain is ready while anybody in it would answer after an error") {
+  Rig rig;
+  rig.model();
+  rig.build();
+  CHECK(rig.chain->ready());
+  rig.first->well = false;
+  CHECK(rig.chain->ready());
+  rig.second->well = false;
+  CHECK_FALSE(rig.chain->ready());
+  rig.options.steps[0].target->point_to(nullptr);
+  CHECK_FALSE(rig.chain->ready());
+
+  Rig only_when_unsure;
+  only_when_unsure.model().on = Triggers().set(static_cast<std::size_t>(Trigger::kLowConfidence));
+  only_when_unsure.build();
+  only_when_unsure.first->well = false;
+  CHECK_FALSE(only_when_unsure.chain->ready());
+
+  Rig with_rule;
+  with_rule.rule();
+  with_rule.build();
+  with_rule.first->well = false;
+  CHECK(with_rule.chain->ready());
 }
 
 TEST_CASE("an open circuit is its own trigger; a client's mistake is no step's unless it asks") {

@@ -37,7 +37,11 @@ class Answering final : public Servable {
     threads_.emplace_back([reply, raw = request.release()] { reply(RequestPtr(raw)); });
   }
   const ModelSpec& spec() const override { return spec_; }
+  bool ready() const noexcept override { return well; }
+  void gave_up() noexcept override { ++given_up; }
 
+  bool well = true;
+  int given_up = 0;
   std::atomic<int> asked{0};
   bool drops = false;
   bool on_thread = false;
@@ -179,4 +183,18 @@ TEST_CASE("it lives as long as a request needs it, on whatever thread the answer
     while (!watched.expired()) std::this_thread::yield();
   }
   CHECK(client.answers == 50);
+}
+
+TEST_CASE("a fallback is ready while one of it is; the first hears that it took too long") {
+  const auto first = std::make_shared<Answering>(Status());
+  const auto second = std::make_shared<Answering>(Status());
+  const std::shared_ptr<Fallback> fallback = Fallback::make({first, second}, "canary");
+  CHECK(fallback->ready());
+  first->well = false;
+  CHECK(fallback->ready());
+  second->well = false;
+  CHECK_FALSE(fallback->ready());
+  fallback->gave_up();
+  CHECK(first->given_up == 1);
+  CHECK(second->given_up == 0);
 }

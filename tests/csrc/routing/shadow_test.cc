@@ -38,6 +38,8 @@ class Scaling final : public Servable {
     reply(std::move(request));
   }
   const ModelSpec& spec() const override { return *spec_; }
+  bool ready() const noexcept override { return well; }
+  void gave_up() noexcept override { ++given_up; }
   void release() {
     std::vector<RequestPtr> held;
     {
@@ -47,6 +49,8 @@ class Scaling final : public Servable {
     for (RequestPtr& request : held) reply(std::move(request));
   }
 
+  bool well = true;
+  int given_up = 0;
   std::atomic<int> asked{0};
   std::atomic<bool> later{false};
   Status status;
@@ -225,4 +229,17 @@ TEST_CASE("what is a difference") {
   TensorView more = view_of(others, {2});
   more.dtype = DType::kInt32;
   CHECK(compare_tensors(integers, more, 1e9).different);
+}
+
+TEST_CASE("a shadow is as ready as what it stands behind, and nobody asks the copy") {
+  const auto servable = std::make_shared<Scaling>(1.0F);
+  const auto copy = std::make_shared<Scaling>(1.0F);
+  Shadow shadow(servable, copy, std::make_shared<ShadowTally>(), {});
+  copy->well = false;
+  CHECK(shadow.ready());
+  servable->well = false;
+  CHECK_FALSE(shadow.ready());
+  shadow.gave_up();
+  CHECK(servable->given_up == 1);
+  CHECK(copy->given_up == 0);
 }

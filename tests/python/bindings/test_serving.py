@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import gc
+import queue
 import sys
 import threading
 import tracemalloc
@@ -447,3 +448,45 @@ def test_a_model_may_drop_its_own_version(make_version: Callable[..., Any]) -> N
     assert answer.raw_output_contents[0] == np.ones(1, np.float32).tobytes()
     server.stop(0.0)
     other.close()
+
+
+def test_a_sick_instance_is_made_anew_and_told_of() -> None:
+    spec = _ext.TensorSpec("X", "FP32", [-1])
+    told: queue.SimpleQueue[tuple[Any, ...]] = queue.SimpleQueue()
+    made: list[int] = []
+
+    def sick(arrays: dict[str, Any]) -> dict[str, Any]:
+        raise RuntimeError("lost")
+
+    def remake(index: int) -> Any:
+        made.append(index)
+        if len(made) == 1:
+            raise OSError("no device")
+        return dict
+
+    version = _ext.ModelVersion(
+        _ext.ModelSpec("m", 1, 0, [spec], [spec]),
+        _ext.callback_model([sick], [spec], [spec], remake=remake),
+        policy=_ext.BatchPolicy(),
+        instances=1,
+        health=_ext.HealthPolicy(failures=2, backoff_s=0.001, backoff_max_s=0.002),
+        on_instance_event=lambda *event: told.put(event),
+    )
+    version.start()
+    assert version.ready
+    for _ in range(2):
+        with pytest.raises(errors.InternalError, match="lost"):
+            version.infer(ONE)
+    events = [told.get(timeout=60) for _ in range(3)]
+    assert [event[:3] for event in events] == [
+        ("quarantined", 0, 0),
+        ("rebuild failed", 0, 0),
+        ("returned", 0, 1),
+    ]
+    assert "lost" in events[0][3]
+    assert "no device" in events[1][3]
+    assert version.ready
+    assert version.health == {"instances": 1, "in_service": 1, "quarantines": 1, "fault": ""}
+    assert version.statistics()["health"] == version.health
+    assert made == [0, 0]
+    version.close()

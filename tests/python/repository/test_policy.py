@@ -6,6 +6,7 @@ from headrace.errors import InvalidArgumentError
 from headrace.repository.policy import (
     AdmissionPolicy,
     CachePolicy,
+    HealthPolicy,
     ModelPolicy,
     parse_policy,
     read_policy,
@@ -38,6 +39,13 @@ def test_a_latency_budget_and_admission() -> None:
     assert policy.fingerprint != parse_policy("admission: {queue-target: 5ms}").fingerprint
 
 
+def test_health() -> None:
+    assert parse_policy("health: true").health == HealthPolicy(5, 1.0, 60.0)
+    policy = parse_policy("health: {failures: 0, backoff: 250ms, backoff-max: 2m}")
+    assert policy.health == HealthPolicy(0, 0.25, 120.0)
+    assert policy.fingerprint != ""
+
+
 def test_shares_are_numbers_or_percentages() -> None:
     for text in ("10%", "0.1"):
         found = parse_policy(f"cache: {{bypass-below: {text}}}").cache
@@ -55,6 +63,10 @@ def test_shares_are_numbers_or_percentages() -> None:
         ("cache: {ttl: .nan}", r"cache\.ttl is nan; expected a time"),
         ("cache: {ttl: true}", r"cache\.ttl is True; expected a time"),
         ("cache: {bypass_below: 200%}", r"cache\.bypass_below is 2\.0"),
+        ("health: {failures: -1}", r"health\.failures is -1; it must be 0 to"),
+        ("health: {failures: many}", r"health\.failures: "),
+        ("health: {backoff: 0s}", r"health\.backoff is 0\.0; it must be 0\.001 to"),
+        ("health: {backoff: 2m}", r"health\.backoff_max is 60\.0; it must be 120\.0 to"),
         ("cache: 3", "cache: expected `key: value` pairs, found int"),
         ("- cache", "the file: expected `key: value` pairs, found list"),
         ("cache: {", "not valid YAML"),
