@@ -3,6 +3,8 @@
 #include <algorithm>
 #include <cstring>
 #include <functional>
+#include <new>
+#include <optional>
 
 #include "rpc/grpc_codec.h"
 
@@ -24,6 +26,17 @@ bool grpc_content_type(std::string_view value) {
   return value.starts_with(kPrefix) &&
          (value.size() == kPrefix.size() || value[kPrefix.size()] == '+' ||
           value[kPrefix.size()] == ';');
+}
+
+constexpr std::string_view kOutOfMemory = "the server is out of memory for messages";
+
+// No exception: this runs inside nghttp2's callbacks, which are C.
+std::optional<BufferRef> try_allocate(std::size_t bytes) {
+  try {
+    return BufferRef::allocate(bytes);
+  } catch (const std::bad_alloc&) {
+    return std::nullopt;
+  }
 }
 
 bool reserved_header(std::string_view name) {
@@ -268,7 +281,12 @@ bool Call::begin_message() {
   received_ = 0;
   const std::size_t first = std::min<std::size_t>(length, kTrustedBytes);
   if (!reserve(first)) return false;
-  message_ = BufferRef::allocate(first);
+  std::optional<BufferRef> message = try_allocate(first);
+  if (!message) {
+    abort(Status::resource_exhausted(std::string(kOutOfMemory)));
+    return false;
+  }
+  message_ = *std::move(message);
   // Its bytes are taken as they come: a larger window saves the client round trips.
   if (length > kTrustedBytes && !streams()) {
     stream_->grow_window(std::min(length + kPrefixBytes, kLargeWindow));
@@ -281,9 +299,13 @@ bool Call::parse(std::span<const std::byte>& bytes) {
     if (received_ == message_.size()) {
       const std::size_t larger = std::min(message_size_, message_.size() * 4);
       if (!reserve(larger - message_.size())) return false;
-      BufferRef grown = BufferRef::allocate(larger);
-      std::memcpy(grown.data(), message_.data(), received_);
-      message_ = std::move(grown);
+      std::optional<BufferRef> grown = try_allocate(larger);
+      if (!grown) {
+        abort(Status::resource_exhausted(std::string(kOutOfMemory)));
+        return false;
+      }
+      std::memcpy(grown->data(), message_.data(), received_);
+      message_ = *std::move(grown);
     }
     const std::size_t n = std::min(bytes.size(), message_.size() - received_);
     std::memcpy(message_.data() + received_, bytes.data(), n);
