@@ -64,7 +64,10 @@ def pytest_runtest_makereport(item: pytest.Item, call: pytest.CallInfo[None]) ->
             "seconds": round(report.duration, 1),
             "figures": item.stash.get(_figures, {}),
         }
-        if report.skipped and isinstance(report.longrepr, tuple):
+        if hasattr(report, "wasxfail"):
+            row["result"] = "does not hold" if report.skipped else "holds"
+            row["why"] = report.wasxfail.removeprefix("reason: ")
+        elif report.skipped and isinstance(report.longrepr, tuple):
             row["why"] = report.longrepr[2]
         _rows.append(row)
     return report  # type: ignore[return-value]
@@ -78,10 +81,10 @@ def pytest_terminal_summary(
     terminalreporter.section("faults")
     lines = ["| fault | result | figures | s |", "|--|--|--|--|"]
     for row in _rows:
-        shown = "; ".join(f"{name} {value}" for name, value in row["figures"].items())
+        shown = [f"{name} {value}" for name, value in row["figures"].items()]
+        shown += [row["why"]] if "why" in row else []
         lines.append(
-            f"| {row['fault']} | {row['result']} | {shown or row.get('why', '')} "
-            f"| {row['seconds']} |"
+            f"| {row['fault']} | {row['result']} | {'; '.join(shown)} | {row['seconds']} |"
         )
     for line in lines:
         terminalreporter.write_line(line)
