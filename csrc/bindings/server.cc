@@ -7,6 +7,7 @@
 #include <mutex>
 #include <utility>
 
+#include "base/memory_limit.h"
 #include "bindings/bindings.h"
 #include "bindings/connection_limits.h"
 #include "bindings/listeners.h"
@@ -93,6 +94,12 @@ PyServerOptions make_options(std::string host, uint16_t port, uint32_t io_thread
   // One loop carries 60-100 thousand small calls a second; instances need the other cores.
   options.core.io_threads =
       io_threads != 0 ? io_threads : std::clamp<uint32_t>(available_cores() / 2, 1, 4);
+  // A message that is executed is there about four times: itself, in its batch, in the batch's output,
+  // in its answer. Half of the limit is for all else.
+  if (const std::optional<uint64_t> memory = cgroup_memory()) {
+    options.core.receive_budget_bytes =
+        std::min<uint64_t>(options.core.receive_budget_bytes, *memory / 8);
+  }
   // A single core has others to run.
   if (available_cores() > 1) options.core.busy_poll = nanoseconds_of(busy_poll_s);
   if (max_message_bytes != 0) options.core.max_message_bytes = max_message_bytes;
