@@ -128,10 +128,6 @@ class Big:
 
 
 @pytest.mark.fault("memory limit 512 MB, big inputs")
-@pytest.mark.xfail(
-    strict=False,
-    reason="the budget of received messages is 4 GiB, whatever the cgroup allows: killed",
-)
 @pytest.mark.timeout(300)
 def test_big_inputs_in_a_small_cgroup(
     repository: Path, start: Start, figure: Figure, cgroup: Cgroup
