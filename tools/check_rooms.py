@@ -74,6 +74,7 @@ PYTHON_FLOORS = {
     "calibrate_cli": 6,
     "human_cli": 6,
     "rollout_cli": 6,
+    "load_cli": 6,
     "rules_cli": 6,
     "cli": 7,
     "__main__": 8,

@@ -131,13 +131,14 @@ struct PyTraffic {
   std::string shadow;  // label that gets copies of what goes to the default; empty: none does
   ShadowOptions shadow_options;
   std::shared_ptr<ShadowTally> shadow_tally;
+  bool replacing = false;
 };
 
 PyTraffic make_traffic(int64_t default_version, std::map<std::string, int64_t> labels,
                        std::vector<std::pair<std::string, double>> split, std::string key,
                        std::string salt, std::map<std::string, std::string> fallback,
                        std::string shadow, double shadow_share, double shadow_tolerance,
-                       std::shared_ptr<ShadowTally> shadow_tally) {
+                       std::shared_ptr<ShadowTally> shadow_tally, bool replacing) {
   const auto check = [&](const std::string& label) {
     if (!labels.contains(label)) throw py::value_error("no label '" + label + "'");
   };
@@ -165,11 +166,13 @@ PyTraffic make_traffic(int64_t default_version, std::map<std::string, int64_t> l
   }
   return {default_version,   std::move(labels), std::move(split),
           std::move(key),    std::move(salt),   std::move(fallback),
-          std::move(shadow), options,           std::move(shadow_tally)};
+          std::move(shadow), options,           std::move(shadow_tally),
+          replacing};
 }
 
 // What is not ready takes no part: its share is the others'.
 void apply(const PyTraffic& traffic, ModelRoutes& routes) {
+  routes.replacing = traffic.replacing;
   const auto version = [&](int64_t number) -> std::shared_ptr<Servable> {
     const auto found = routes.versions.find(number);
     return found != routes.versions.end() ? found->second : nullptr;
@@ -375,7 +378,8 @@ void bind_server(py::module_& module) {
            "labels"_a = std::map<std::string, int64_t>(),
            "split"_a = std::vector<std::pair<std::string, double>>(), "key"_a = "", "salt"_a = "",
            "fallback"_a = std::map<std::string, std::string>(), "shadow"_a = "",
-           "shadow_share"_a = 1.0, "shadow_tolerance"_a = 0.0, "shadow_tally"_a = py::none());
+           "shadow_share"_a = 1.0, "shadow_tolerance"_a = 0.0, "shadow_tally"_a = py::none(),
+           "replacing"_a = false);
   py::class_<PyServer>(module, "Server")
       .def(py::init<const PyServerOptions&>(), "options"_a)
       .def("add_method", &PyServer::add_method, "path"_a, "run"_a, py::kw_only(),

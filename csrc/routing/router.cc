@@ -1,9 +1,13 @@
 #include "routing/router.h"
 
 #include <charconv>
+#include <chrono>
 
 namespace headrace {
 namespace {
+
+// Loading takes seconds for the models that are too large to be there twice.
+constexpr std::chrono::milliseconds kReplacingPushback{1000};
 
 std::string unknown_model(std::string_view model) {
   return "Request for unknown model: '" + std::string(model) + "'";
@@ -52,6 +56,11 @@ Result<std::shared_ptr<Servable>> RouteTable::find(std::string_view model,
   if (version.empty()) {
     if (found == models_.end()) return missing(unknown_model(model) + " is not found");
     if (found->second.default_version == nullptr) {
+      if (found->second.replacing) {
+        return Status::unavailable(unknown_model(model) +
+                                   " is being replaced, its new version is not at ready state")
+            .with_pushback(kReplacingPushback);
+      }
       return missing(unknown_model(model) + " has no available versions");
     }
     return found->second.default_version;

@@ -26,6 +26,8 @@ struct ModelRoutes {
   std::map<std::string, Arm, std::less<>> labels{};
   // Shares the requests that name no version; empty: default_version has all.
   TrafficSplit split{};
+  // Its old version was unloaded to make room for the one that is being loaded: UNAVAILABLE for now.
+  bool replacing = false;
 };
 
 struct Route {

@@ -449,6 +449,7 @@ class Traffic:
         shadow_share: float = 1.0,
         shadow_tolerance: float = 0.0,
         shadow_tally: ShadowTally | None = None,
+        replacing: bool = False,
     ) -> None:
         """How a model's requests are shared out. default_version 0: the highest ready one. labels:
         names that clients may use in the place of a version. split: labels with their shares
@@ -456,7 +457,8 @@ class Traffic:
         request parameter whose value decides, so that one user stays with one arm; without it the
         request id, else chance. salt: makes splits independent. fallback: {label: label that
         answers what it fails}. shadow: label that gets copies of a share of what goes to the
-        default, for comparison; `shadow_tally` counts. Raises ValueError."""
+        default, for comparison; `shadow_tally` counts. replacing: while no version is
+        ready the model is UNAVAILABLE, not NOT_FOUND. Raises ValueError."""
 
 @final
 class ServerOptions:

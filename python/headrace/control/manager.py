@@ -113,6 +113,16 @@ class _Wanted:
 
 
 @dataclass(frozen=True)
+class _Gone:
+    """A version that made room for another, as it was."""
+
+    number: int
+    fingerprint: str
+    config: model_config.ModelConfig
+    policy: ModelPolicy
+
+
+@dataclass(frozen=True)
 class _Prepared:
     """What was loaded of a model and is to be put in service."""
 
@@ -120,6 +130,7 @@ class _Prepared:
     wanted: _Wanted
     numbers: tuple[int, ...]
     loaded: list[LoadedVersion]
+    gone: list[_Gone]
     began: float
 
     def swap(self) -> Swap:
@@ -287,9 +298,10 @@ class ModelManager:
                 for ready in prepared:
                     text = f"it was to change together with another model: {error.details}"
                     causes = dict.fromkeys(ready.numbers, text)
+                    self._discard(ready.loaded)
+                    self._bring_back(ready.record, ready.wanted, ready.gone)
                     self.registry.failed(ready.record, text, causes, ready.numbers)
                     self._event(ready.record.name, ready.numbers, "failed", began, text)
-                    self._discard(ready.loaded)
                 raise
             self._put_in_service(prepared)
         for ready in prepared:
@@ -485,13 +497,22 @@ class ModelManager:
             selected = set(select_versions(config, entry.versions, entry.name))
         # What the model falls back to is kept loaded.
         steps = {step.version for step in policy.fallback}
-        numbers = sorted(selected | ((route.pinned | steps) & set(entry.versions)))
-        demand = (instance_count(config) * len(numbers), threads_asked(config))
+        needed = selected | ((route.pinned | steps) & set(entry.versions))
+        demand = (instance_count(config) * len(needed), threads_asked(config))
+        numbers = sorted(needed | self._kept_warm(entry.name, policy, allowed, max(selected)))
         with self._lock:
             self._demands[entry.name] = demand
         settings = f"{entry.path}/{entry.config_fingerprint}/{tag}/{policy.fingerprint}"
         fingerprints = {n: f"{settings}/{entry.version_fingerprints[n]}" for n in numbers}
         return _Wanted(entry, config, fingerprints, policy, resources)
+
+    def _kept_warm(
+        self, name: str, policy: ModelPolicy, allowed: set[int], newest: int
+    ) -> set[int]:
+        """Versions that serve and stay loaded when the newest takes their place."""
+        count = policy.swap.keep_warm if policy.swap is not None else 0
+        served = {v.number for v in self.registry.ready_versions(name)} if count > 0 else set()
+        return set(sorted(n for n in served & allowed if n < newest)[-count:]) if served else set()
 
     def _plan(self, name: str, config: model_config.ModelConfig) -> Plan:
         """Threads an instance of this model, beside every other model that is served or asked
@@ -516,6 +537,7 @@ class ModelManager:
         if numbers:
             self._event(name, numbers, "started", began)
             _log.info("loading %s %s", name, _listed(numbers))
+        gone = self._make_room(record, wanted, numbers)
         loaded, causes = self._load_versions(wanted, numbers)
         if causes:
             text = "".join(
@@ -523,12 +545,57 @@ class ModelManager:
                 for n, cause in sorted(causes.items())
             )
             text = f"load failed for model '{name}': {text}\n"
+            self._discard(loaded)
+            self._bring_back(record, wanted, gone)
             serving = self.registry.failed(record, next(iter(causes.values())), causes, numbers)
             self._log_failure(text, serving)
             self._event(name, numbers, "failed", began, text)
-            self._discard(loaded)
             raise InvalidArgumentError(text)
-        return _Prepared(record, wanted, numbers, loaded, began)
+        return _Prepared(record, wanted, numbers, loaded, gone, began)
+
+    def _make_room(
+        self, record: ModelRecord, wanted: _Wanted, numbers: Sequence[int]
+    ) -> list[_Gone]:
+        """With swap.order unload_first: what the new versions take the place of is drained and
+        freed now."""
+        swap = wanted.policy.swap
+        if not numbers or swap is None or swap.order != "unload_first":
+            return []
+        keep = [n for n in wanted.fingerprints if n not in numbers]
+        retired = self.registry.retire_others(record, keep, replacing=True)
+        gone = [_Gone(v.number, v.fingerprint, v.config, v.policy) for v in retired]
+        while retired:
+            retired.pop().close()
+        self.registry.drained(record, [version.number for version in gone])
+        if gone:
+            return_memory()
+            _log.info("unloaded %s %s", record.name, _listed([version.number for version in gone]))
+            self.registry.begin_loading(record, numbers)  # the row may be that of one that is gone
+        return gone
+
+    def _bring_back(self, record: ModelRecord, wanted: _Wanted, gone: Sequence[_Gone]) -> None:
+        """Loads again what made room for versions that could not be loaded, if its files are still
+        there."""
+        if not gone or self.registry.stopping:
+            return
+        back: list[LoadedVersion] = []
+        for version in gone:
+            before = replace(
+                wanted,
+                config=version.config,
+                policy=version.policy,
+                fingerprints={version.number: version.fingerprint},
+            )
+            loaded, causes = self._load_versions(before, (version.number,))
+            back += loaded
+            for number, cause in causes.items():
+                _log.error("%s version %d cannot be loaded again: %s", record.name, number, cause)
+        keep = [loaded.number for loaded in record.ready()]
+        try:
+            self.registry.swap_together([Swap(record, back, keep, wanted.entry.versions)])
+        except HeadraceError as error:
+            _log.error("%s: %s", record.name, error.details)
+            self._discard(back)
 
     def _put_in_service(self, prepared: Sequence[_Prepared]) -> None:
         """All at once, instead of what served."""

@@ -253,6 +253,7 @@ class Registry:
             elif row.state is ModelState.UNAVAILABLE and number not in swap.on_disk:
                 del record.versions[number]
         record.wanted = True
+        record.replacing = False
         record.failure = ""
         return retired
 
@@ -263,6 +264,7 @@ class Registry:
         serve."""
         with self._lock:
             record.wanted = True
+            record.replacing = False
             record.failure = cause
             for number in numbers:
                 row = record.versions[number]
@@ -275,11 +277,15 @@ class Registry:
             self._publish()
             return bool(record.ready())
 
-    def retire_others(self, record: ModelRecord, keep: Iterable[int]) -> list[LoadedVersion]:
-        """Takes the versions that are not to be kept out of service; answers them."""
+    def retire_others(
+        self, record: ModelRecord, keep: Iterable[int], *, replacing: bool = False
+    ) -> list[LoadedVersion]:
+        """Takes the versions that are not to be kept out of service; answers them. `replacing`:
+        another one is about to be loaded, until when the model is UNAVAILABLE."""
         with self._lock:
             retired = self._take_out(record, list(keep))
             if retired:
+                record.replacing = replacing
                 self._publish()
         return retired
 
@@ -372,6 +378,7 @@ def _traffic(record: ModelRecord) -> runtime.Traffic:
         key=route.key,
         salt=route.salt,
         fallback=route.fallback,
+        replacing=record.replacing,
         **shadow,
     )
 

@@ -143,6 +143,7 @@ class ModelRecord:
     versions: dict[int, VersionRecord] = field(default_factory=dict)
     wanted: bool = False  # it is to serve: readiness waits for it
     gone: bool = False  # no longer in a repository: forget it when it has drained
+    replacing: bool = False  # what served made room for what is being loaded
     failure: str = ""  # why its last load failed; "" when it did not
     route: VersionRoute = field(default_factory=VersionRoute)
     lock: threading.Lock = field(default_factory=threading.Lock)  # one load or unload at a time

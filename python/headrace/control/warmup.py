@@ -1,6 +1,7 @@
 """Warm-up: what a version runs before it serves, so that no client pays for first-time work.
 
-Samples of config.pbtxt `model_warmup`; without any, one batch of zeros at 1 and at max_batch_size.
+Samples of config.pbtxt `model_warmup`; without any, batches of zeros at 1, at the preferred sizes
+and at max_batch_size.
 """
 
 from __future__ import annotations
@@ -40,8 +41,9 @@ class Sample:
 
 
 def default_samples(config: model_config.ModelConfig) -> list[list[Sample]]:
-    """Zeros at batch 1 and at max_batch_size (halved until the inputs fit 64 MiB). Several such
-    lists when sizes are unknown, one a guess: the first that the model takes is enough."""
+    """Zeros at batch 1, at the preferred sizes and at max_batch_size (halved until the inputs fit
+    64 MiB; larger preferred ones are left out). Several such lists when sizes are unknown, one a
+    guess: the first that the model takes is enough."""
     unknown = any(d < 0 for tensor in config.input for d in tensor.dims)
     return [_zero_samples(config, guess) for guess in (_GUESSES if unknown else _GUESSES[:1])]
 
@@ -53,7 +55,9 @@ def _zero_samples(config: model_config.ModelConfig, guess: int) -> list[Sample]:
     one = sum(_row_bytes(tensor, guess) for tensor in config.input)
     while largest > 1 and largest * one > _DEFAULT_BYTES:
         largest //= 2
-    return [_zeros(config, size, guess) for size in sorted({1, largest})]
+    preferred = config.dynamic_batching.preferred_batch_size
+    sizes = {1, largest, *(size for size in preferred if 0 < size <= largest)}
+    return [_zeros(config, size, guess) for size in sorted(sizes)]
 
 
 def _dims(tensor: model_config.ModelInput, guess: int) -> list[int]:

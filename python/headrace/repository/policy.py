@@ -16,7 +16,7 @@ import math
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, fields
-from typing import Any, ClassVar, get_args, get_type_hints
+from typing import Any, ClassVar, Literal, get_args, get_type_hints
 
 from headrace.errors import InvalidArgumentError
 from headrace.repository.fallback import (
@@ -39,6 +39,7 @@ __all__ = [
     "HedgePolicy",
     "ModelPolicy",
     "SloPolicy",
+    "SwapPolicy",
     "parse_policy",
     "read_policy",
 ]
@@ -126,6 +127,24 @@ class HealthPolicy:
 
 
 @dataclass(frozen=True)
+class SwapPolicy:
+    """`swap:`: how a new version takes the place of the one that serves."""
+
+    __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
+
+    # unload_first: for what does not fit into memory twice; UNAVAILABLE meanwhile.
+    order: Literal["load_first", "unload_first"] = "load_first"
+    keep_warm: int = 0  # versions that served before and stay loaded
+
+    def __post_init__(self) -> None:
+        _check("swap.keep_warm", self.keep_warm, 0, 100)
+        if self.keep_warm > 0 and self.order == "unload_first":
+            raise InvalidArgumentError(
+                "swap.keep_warm and swap.order: unload_first exclude each other"
+            )
+
+
+@dataclass(frozen=True)
 class ModelPolicy:
     __pydantic_config__: ClassVar[dict[str, Any]] = _CLOSED
 
@@ -139,11 +158,12 @@ class ModelPolicy:
     health: HealthPolicy | None = None
     hedge: HedgePolicy | None = None
     slo: SloPolicy | None = None
+    swap: SwapPolicy | None = None
     # RolloutPlan's section (rollout/plan.py), which checks it.
     rollout: Mapping[str, Any] | None = None
 
     # Sections that take effect without loading the model's versions anew.
-    LIVE: ClassVar[frozenset[str]] = frozenset({"rollout"})
+    LIVE: ClassVar[frozenset[str]] = frozenset({"rollout", "swap"})
 
     @property
     def fingerprint(self) -> str:

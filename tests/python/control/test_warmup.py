@@ -30,6 +30,12 @@ def test_default_samples_are_one_and_the_largest_batch() -> None:
     assert one.guessed, "an empty string may be nonsense to the model"
 
 
+def test_default_samples_are_of_the_preferred_sizes_too() -> None:
+    text = INPUTS + "dynamic_batching { preferred_batch_size: [4, 2, 8] }"
+    (samples,) = default_samples(config(text))
+    assert [len(sample.inputs["x"]) for sample in samples] == [1, 2, 4, 8]
+
+
 def test_default_samples_guess_unknown_sizes_and_say_so() -> None:
     known = config('max_batch_size: 0 input { name: "x" data_type: TYPE_INT64 dims: [2, 3] }')
     unknown = config('max_batch_size: 0 input { name: "x" data_type: TYPE_INT64 dims: [-1, 3] }')
