@@ -200,16 +200,19 @@ ATTACKS: dict[str, Attack] = {
         "says 32 MiB and inflates to 1 GiB",
         lambda: _bombs("gzip", 1024, 16, size=struct.pack("<I", 31 << 20)),
         reads=True,
+        seconds=12,
     ),
     "deflate bomb": Attack(
         "as the gzip bomb, and does not say what it is",
         lambda: _bombs("deflate", 1024, 16),
         reads=True,
+        seconds=12,
     ),
     "small gzip bombs": Attack(
         "16 KB that inflate to 16 MiB, which is allowed, of nonsense",
         lambda: _bombs("gzip", 16, 200),
         reads=True,
+        seconds=12,
     ),
     "slow headers": Attack(
         "a byte a second",
@@ -388,8 +391,15 @@ class Crowd:
         self.epoll = select.epoll()
 
 
+def wait_to_begin() -> None:
+    """Says that everything is made, and waits for a line."""
+    print("ready", flush=True)
+    sys.stdin.readline()
+
+
 def run(attack: Attack, port: int) -> dict[str, object]:
-    crowd = Crowd(attack, port)
+    crowd = Crowd(attack, port)  # makes the flood, which may take seconds
+    wait_to_begin()
     began = time.monotonic()
     busy = time.process_time()
     end = began + attack.seconds
@@ -428,6 +438,7 @@ def run(attack: Attack, port: int) -> dict[str, object]:
 
 def spin(share: float, seconds: float) -> dict[str, object]:
     """The control: as much of a core, and not a byte to the server."""
+    wait_to_begin()
     end = time.monotonic() + seconds
     began = time.monotonic()
     busy = time.process_time()

@@ -4,11 +4,12 @@
     python bench/load/attacks.py --only "rapid reset,slow body" --no-save
 
 A server with default limits serves `identity`; the neighbour is our load client at a fixed rate,
-open loop. It is measured alone, then during each attack (attackers.py, a process of its own), alone
-again every few attacks, and beside a process that uses as much CPU as the attacker did and never
-talks to the server (the control): on few cores that alone costs the neighbour something. A
-measurement during which a hypervisor took the cores away is made again. Prints a Markdown table and
-writes bench/results/attacks-DATE.json. bench/README.md has the columns.
+open loop. It is measured alone, during each attack (attackers.py, a process of its own), during the
+same attack on a second server on this machine (elsewhere), alone again every few attacks, and
+beside a process that uses as much CPU as the attacker did and talks to nobody (the control): on few
+cores those alone cost the neighbour something. A measurement during which a hypervisor took the
+cores away is made again. Prints a Markdown table and writes bench/results/attacks-DATE.json.
+bench/README.md has the columns.
 """
 
 from __future__ import annotations
@@ -56,6 +57,9 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--every", type=int, default=4, help="attacks between two baselines")
     parser.add_argument("--nice", type=int, default=10, help="of attackers and controls")
     parser.add_argument("--only", default="", help="attacks to run, by name, separated by ;")
+    parser.add_argument(
+        "--no-elsewhere", action="store_true", help="do not attack the second server, too"
+    )
     parser.add_argument("--list", action="store_true", help="list the attacks and end")
     parser.add_argument("--model", choices=["openvino", "callback"], default="openvino")
     parser.add_argument("--headrace", type=Path, help="the headrace command")
@@ -129,6 +133,7 @@ class Bench:
     loadgen: Path
     work: Path
     server: Watched
+    second: Watched | None  # attacked while the neighbour is at `server`
 
     def __post_init__(self) -> None:
         self.message = self.work / "request.bin"
@@ -169,15 +174,20 @@ class Bench:
 
     def beside(self, seconds: float, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The neighbour's figures while attackers.py runs with these words, and what that says."""
+        command = ["nice", "-n", str(self.options.nice), sys.executable, str(HERE / "attackers.py")]
+        pipe = subprocess.PIPE
+        other = subprocess.Popen(
+            [*command, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=0
+        )
+        assert other.stdout is not None
+        if other.stdout.readline() != "ready\n":
+            sys.exit(f"{words[0]} failed:\n{other.communicate()[1]}")
         neighbour = self.neighbour(seconds)
         time.sleep(WARM_UP_S)
-        command = ["nice", "-n", str(self.options.nice), sys.executable, str(HERE / "attackers.py")]
-        other = subprocess.run(
-            [*command, *words], capture_output=True, text=True, timeout=seconds + 60
-        )
+        out, errors = other.communicate("begin\n", timeout=seconds + 60)
         if other.returncode != 0:
-            sys.exit(f"{words[0]} failed:\n{other.stderr}")
-        return self.result(neighbour), json.loads(other.stdout)
+            sys.exit(f"{words[0]} failed:\n{errors}")
+        return self.result(neighbour), json.loads(out)
 
     def undisturbed(self, measure: Callable[[], dict[str, Any]]) -> dict[str, Any]:
         """The first of a few measurements from which little was stolen, else the one that lost
@@ -212,18 +222,30 @@ class Bench:
         found = self.undisturbed(measure)
         found["most_mib"] = max(one["most_mib"] for one in attempts)
         found["neighbour"]["failed"] = sum(one["neighbour"]["failed"] for one in attempts)
+        found["elsewhere"] = self.elsewhere(name) if self.second is not None else None
         return found
+
+    def elsewhere(self, name: str) -> dict[str, Any]:
+        """The neighbour's figures while the second server is attacked."""
+        attack, second = ATTACKS[name], self.second
+        assert second is not None
+
+        def measure() -> dict[str, Any]:
+            port = second.tls_port if attack.tls else second.port
+            found, _ = self.beside(attack.seconds, name, "--port", str(port))
+            settle(second)
+            return found
+
+        return self.undisturbed(measure)
 
     def attack_once(self, name: str) -> dict[str, Any]:
         attack = ATTACKS[name]
         port = self.server.tls_port if attack.tls else self.server.port
         before = self.server.metrics()
         self.server.restart()
-        # Python needs a moment to start, and the flood to be made.
-        seconds = attack.seconds + 0.5
-        neighbour, attacker = self.beside(seconds, name, "--port", str(port))
+        neighbour, attacker = self.beside(attack.seconds, name, "--port", str(port))
         most = self.server.most_mib
-        self.settle()
+        settle(self.server)
         return {
             "neighbour": neighbour,
             "attacker": attacker,
@@ -233,13 +255,14 @@ class Bench:
             "must_end": attack.ends,
         }
 
-    def settle(self) -> None:
-        """Until the attackers' connections are gone."""
-        end = time.monotonic() + 10
-        while time.monotonic() < end:
-            if self.server.metrics()["headrace_connections_open"] <= 2:
-                return
-            time.sleep(0.1)
+
+def settle(server: Watched) -> None:
+    """Until the attackers' connections are gone."""
+    end = time.monotonic() + 10
+    while time.monotonic() < end:
+        if server.metrics()["headrace_connections_open"] <= 2:
+            return
+        time.sleep(0.1)
 
 
 def certificate(folder: Path) -> tuple[Path, Path]:
@@ -252,6 +275,7 @@ def certificate(folder: Path) -> tuple[Path, Path]:
 
 
 def serve(options: argparse.Namespace, work: Path) -> Watched:
+    work.mkdir(exist_ok=True)
     headrace = front_end.find_headrace(options.headrace)
     if headrace is None:
         sys.exit("no headrace command found (pip install . here, or give --headrace PATH)")
@@ -275,12 +299,22 @@ def serve(options: argparse.Namespace, work: Path) -> Watched:
     sys.exit(f"the server did not start:\n{(work / 'log.txt').read_text()[-2000:]}")
 
 
+def end(server: Watched) -> int:
+    """Its exit status."""
+    server.done.set()
+    server.process.terminate()
+    with suppress(subprocess.TimeoutExpired):
+        server.process.wait(timeout=15)
+    server.process.kill()
+    return server.process.wait()
+
+
 def table(document: dict[str, Any]) -> str:
     base = document["baseline"]
     rows = [
-        "| attack | failed | p50 us | p99 us | p99 / alone | p99 / control | its cores "
-        "| RSS + MiB | connections | closed after s, median / max | reasons |",
-        "|--|--|--|--|--|--|--|--|--|--|--|",
+        "| attack | failed | p50 us | p99 us | p99 / alone | p99 / control | p99 / elsewhere "
+        "| its cores | RSS + MiB | connections | closed after s, median / max | reasons |",
+        "|--|--|--|--|--|--|--|--|--|--|--|--|",
     ]
     for name, one in document["attacks"].items():
         near, far = one["neighbour"], one["attacker"]
@@ -293,11 +327,14 @@ def table(document: dict[str, Any]) -> str:
             ends = f"{closed['median']:.2f} / {closed['max']:.2f}"
         if one["must_end"] and far["open_at_end"]:
             ends += f" ({far['open_at_end']} still open)"
+        elsewhere = "-"
+        if one["elsewhere"] is not None:
+            elsewhere = f"{near['p99_us'] / one['elsewhere']['p99_us']:.2f}"
         why = ", ".join(f"{reason} {count}" for reason, count in one["reasons"].items())
         rows.append(
             f"| {name} | {near['failed']} | {near['p50_us']:.0f} | {near['p99_us']:.0f} "
             f"| {near['p99_us'] / base['p99_us']:.2f} | {near['p99_us'] / control:.2f} "
-            f"| {far['cores']:.2f} | {one['most_mib'] - document['start_mib']:.1f} "
+            f"| {elsewhere} | {far['cores']:.2f} | {one['most_mib'] - document['start_mib']:.1f} "
             f"| {far['connections']} | {ends} | {why or '-'} |"
         )
     return "\n".join(rows)
@@ -344,17 +381,16 @@ def main() -> int:
     about = report.machine(ROOT, Path(sys.executable), None)
     with tempfile.TemporaryDirectory(prefix="attacks-") as folder:
         work = Path(folder)
-        server = serve(options, work)
+        all_servers = [serve(options, work)]
         try:
-            found = measure(Bench(options, binaries / "headrace_loadgen", work, server), names)
+            if not options.no_elsewhere:
+                all_servers.append(serve(options, work / "second"))
+            server, second = all_servers[0], all_servers[1] if all_servers[1:] else None
+            bench = Bench(options, binaries / "headrace_loadgen", work, server, second)
+            found = measure(bench, names)
             alive = server.process.poll() is None
         finally:
-            server.done.set()
-            server.process.terminate()
-            with suppress(subprocess.TimeoutExpired):
-                server.process.wait(timeout=15)
-            server.process.kill()
-            status = server.process.wait()
+            status, *_ = [end(one) for one in all_servers]
     about["load_average_after"] = [round(x, 2) for x in os.getloadavg()]
     print("\n" + table(found))
     base = found["baseline"]

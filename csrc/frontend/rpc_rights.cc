@@ -11,6 +11,8 @@ constexpr auto kRights = std::to_array<RpcRight>({
     {"/grpc.health.v1.Health/Watch", Right::kProbe},
     {"/grpc.reflection.v1.ServerReflection/ServerReflectionInfo", Right::kMetadata},
     {"/grpc.reflection.v1alpha.ServerReflection/ServerReflectionInfo", Right::kMetadata},
+    {"/headrace.v1.Admin/DriftAlarm", Right::kControl},
+    {"/headrace.v1.Admin/Feedback", Right::kControl},
     {"/headrace.v1.Admin/HumanLease", Right::kControl},
     {"/headrace.v1.Admin/HumanResolve", Right::kControl},
     {"/headrace.v1.Admin/HumanStatus", Right::kMetadata},

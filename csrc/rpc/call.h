@@ -351,6 +351,8 @@ class CallSet final : public StreamAcceptor,
   // Whether so much may be inflated at once.
   bool inflates_now(std::size_t bytes);
   void inflate_later(Call& call);
+  // What this connection sent is next: no better than what it sent before, that ends it the sooner.
+  void inflate_next(const void* connection, Fifo<uint64_t>& queue);
   // Parked ones try again: a call has given memory back.
   void unpark();
   void request_turn(bool trusted);

@@ -13,16 +13,20 @@ namespace {
 // may claim a gigabyte otherwise (deflate's limit is 1032 to 1), which an I/O thread would inflate.
 constexpr std::size_t kFreelyInflated = std::size_t{16} << 20;
 constexpr std::size_t kMostInflation = 32;
-// To find that out took an I/O thread milliseconds: five of them at once end the connection.
-constexpr uint64_t kInflationGlitches = 2000;
-// No client that means well sends what turns out to be broken after as much as this: two end it.
-constexpr std::size_t kBrokenLate = std::size_t{1} << 20;
-constexpr uint64_t kBrokenLateGlitches = 5001;
+// To find something out after so many bytes took an I/O thread milliseconds.
+constexpr std::size_t kCostly = std::size_t{1} << 20;
+// So many messages that inflate to too much end the connection.
+constexpr uint64_t kBombGlitches = 2000;           // five
+constexpr uint64_t kUntrustedBombGlitches = 5001;  // two that were costly
+// No client that means well sends what turns out to be broken at a late time.
+constexpr uint64_t kBrokenLateGlitches = 5001;            // two end it
+constexpr uint64_t kUntrustedBrokenLateGlitches = 10001;  // one
 // What inflates to more than this and kMostInflation times its size costs a glitch for so many bytes
 // beyond: in a stream, which may never end; and in a unary call, unless it ends well.
 constexpr std::size_t kNotedInflation = std::size_t{1} << 20;
 constexpr std::size_t kStreamBytesPerGlitch = 64 * 1024;
 constexpr std::size_t kFailedBytesPerGlitch = 8 * 1024;
+constexpr std::size_t kUntrustedFailedBytesPerGlitch = 4 * 1024;
 // Of messages that are inflated as they come, a turn of the loop.
 constexpr std::size_t kInflatedPerTurn = 256 * 1024;
 
@@ -62,9 +66,13 @@ Call::Inflating Call::inflate_piece() {
   if (!inflation.done()) {
     const Status status = inflation.run();
     if (!status.ok()) {
-      const bool bomb = status.code() == StatusCode::kResourceExhausted;
-      const bool late = inflation.work() > kBrokenLate;
-      stream_->count_glitches(bomb ? kInflationGlitches : late ? kBrokenLateGlitches : 1);
+      const bool costly = inflation.work() > kCostly;
+      stream_->count_glitches(
+          status.code() == StatusCode::kResourceExhausted
+              ? (costly && !stream_->trusted() ? kUntrustedBombGlitches : kBombGlitches)
+          : !costly            ? 1
+          : stream_->trusted() ? kBrokenLateGlitches
+                               : kUntrustedBrokenLateGlitches);
       abort(status);
       return Inflating::kEnded;
     }
@@ -91,7 +99,8 @@ void Call::inflated() {
     if (streams()) {
       stream_->count_glitches(beyond / kStreamBytesPerGlitch);
     } else {
-      glitches_ = beyond / kFailedBytesPerGlitch;
+      glitches_ =
+          beyond / (stream_->trusted() ? kFailedBytesPerGlitch : kUntrustedFailedBytesPerGlitch);
     }
   }
   give_back(packed);
@@ -153,6 +162,7 @@ bool CallSet::inflate_some(bool trusted) {
     queue.pop();
     return true;
   }
+  const void* const connection = call->stream_->connection();
   switch (call->inflate_piece()) {
     case Call::Inflating::kMore:
       // One that has lost trust makes way.
@@ -171,9 +181,18 @@ bool CallSet::inflate_some(bool trusted) {
       return true;
     case Call::Inflating::kEnded:
       queue.pop();
+      inflate_next(connection, queue);
       return true;
   }
   return false;
+}
+
+void CallSet::inflate_next(const void* connection, Fifo<uint64_t>& queue) {
+  const auto found = std::find_if(queue.begin(), queue.end(), [&](uint64_t id) {
+    const Call* call = find_any(id);
+    return call != nullptr && call->stream_->connection() == connection;
+  });
+  if (found != queue.end()) std::rotate(queue.begin(), found, found + 1);
 }
 
 void CallSet::on_turn_end() {

@@ -106,6 +106,8 @@ class Stream {
   void count_packed(std::ptrdiff_t more);
   // Whether its connection is (ConnectionGuard).
   bool trusted() const;
+  // Which connection it is: to be compared, and nothing else.
+  const void* connection() const { return connection_; }
   // StreamHandler::whole_bytes() has grown.
   void message_complete();
   // The queued body is all there will be, one message: clients take it without asking for it, unlike

@@ -98,7 +98,12 @@ class Server:
         )
         self._admin = AdminListeners(
             self.config,
-            AdminService(self.rollouts, self._people, self.manager.request_load_together),
+            AdminService(
+                self.rollouts,
+                self.manager.registry,
+                self._people,
+                self.manager.request_load_together,
+            ),
         )
         KServeService(
             self.manager, server_name=self.config.id, server_version=runtime.__version__

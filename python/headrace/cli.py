@@ -1,4 +1,4 @@
-"""The command line: headrace serve | models | infer | rollout | human | rules | doctor.
+"""The command line: headrace serve | models | infer | rollout | feedback | human | rules | doctor.
 
 What a command needs is imported by the command, so that `serve` starts without grpcio, rich and
 prometheus_client, and `--help` without the core.
@@ -17,7 +17,15 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace import calibrate_cli, human_cli, load_cli, logs, rollout_cli, rules_cli
+from headrace import (
+    calibrate_cli,
+    feedback_cli,
+    human_cli,
+    load_cli,
+    logs,
+    rollout_cli,
+    rules_cli,
+)
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.limits import parse_limits
@@ -37,6 +45,7 @@ app = typer.Typer(
 )
 
 app.add_typer(rollout_cli.app, name="rollout")
+app.add_typer(feedback_cli.app, name="feedback")
 app.add_typer(human_cli.app, name="human")
 app.command()(load_cli.load)
 app.command()(rules_cli.rules)

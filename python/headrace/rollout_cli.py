@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import sys
-from typing import Annotated, Any
+from typing import Annotated, Any, Optional
 
 import typer
 
@@ -62,6 +62,13 @@ def start(
     tolerance: Annotated[
         float, typer.Option(help="Of a shadow's FP32 and FP64 outputs; 0 = the default, 0.001.")
     ] = 0.0,
+    kpi: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(
+            help="A KPI of `headrace feedback` to compare, too: conversion, or conversion=0.5% "
+            "for a rise of bad outcomes that does not roll back. Repeatable."
+        ),
+    ] = None,
     grpc_port: Port = 8001,
     admin_socket: Socket = None,
     as_json: AsJson = False,
@@ -81,6 +88,7 @@ def start(
             fallback=fallback,
             shadow=shadow,
             tolerance=tolerance,
+            kpis=dict(_kpi(text) for text in kpi or ()),
         )
     _print([state], as_json)
 
@@ -124,6 +132,17 @@ def rollback(
         _print([client.rollback(model)], as_json)
 
 
+def _kpi(text: str) -> tuple[str, float]:
+    """ "conversion" or "conversion=0.5%"."""
+    name, _, margin = text.partition("=")
+    try:
+        return name, float(margin[:-1]) / 100 if margin.endswith("%") else float(margin or 0)
+    except ValueError:
+        raise InvalidArgumentError(
+            f"--kpi is '{text}'; it must be a name, or a name and a share, as conversion=0.5%"
+        ) from None
+
+
 def _share(text: str, shadow: bool) -> float:
     """ "5%" or "0.05"."""
     try:
@@ -157,11 +176,15 @@ _FIGURES = (
     "dropped",
     "largest_difference",
 )
+_KPI_FIGURES = ("name", "stable_good", "stable_bad", "candidate_good", "candidate_bad")
 
 
 def _print(states: list[Any], as_json: bool) -> None:
     if as_json:
-        rows = [{name: getattr(state, name) for name in _FIGURES} for state in states]
+        rows: list[dict[str, Any]] = []
+        for state in states:
+            kpis = [{name: getattr(kpi, name) for name in _KPI_FIGURES} for kpi in state.kpis]
+            rows.append({**{name: getattr(state, name) for name in _FIGURES}, "kpis": kpis})
         print(json.dumps(rows, indent=2))
         return
     if not states:
@@ -187,6 +210,11 @@ def _print(states: list[Any], as_json: bool) -> None:
             )
             if state.state == "running":
                 shares = ("1", f"{share:.3g} copied")
+        for kpi in state.kpis:
+            reason = (
+                f"{kpi.name}: {_bad(kpi.candidate_bad, kpi.candidate_good)}, "
+                f"stable {_bad(kpi.stable_bad, kpi.stable_good)}; {reason}"
+            )
         table.add_row(
             state.model,
             "stable",
@@ -209,6 +237,10 @@ def _print(states: list[Any], as_json: bool) -> None:
         )
     # Piped: whole lines, nothing cut to a window that is not there.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
+
+
+def _bad(bad: int, good: int) -> str:
+    return f"{100 * bad / (bad + good):.3g} % of {bad + good:,} bad" if bad + good else "none yet"
 
 
 def _micros(value: float) -> str:

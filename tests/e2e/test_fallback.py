@@ -18,7 +18,7 @@ from tritonclient.utils import InferenceServerException
 
 from headrace.admin_socket import default_admin_socket
 from headrace.client.admin import AdminClient
-from headrace.errors import FailedPreconditionError
+from headrace.errors import FailedPreconditionError, NotFoundError
 from headrace.human import Tensor
 
 CONFIG = """
@@ -301,6 +301,27 @@ def test_nobody_comes_and_the_rule_answers(
     assert probability == 0.5
     assert parameters["hr.answered_by"] == "rule"
     assert parameters["hr.ticket"]
+
+
+def test_a_drift_alarm_lets_others_answer_until_it_is_cleared(
+    repository: Path, start: Start, mood: Path
+) -> None:
+    model(repository, mood, "fallback: [{version: 6, when: [drift]}]\n")
+    server = start()
+    with AdminClient(default_admin_socket(server.port)) as admin:
+        assert admin.drift_alarm("m", True) == [7]
+        probability, parameters = ask(server)
+        assert probability == pytest.approx(0.9)
+        assert parameters["hr.fallback"] == "drift"
+        assert server.metric("headrace_drift_alarm", model="m", version="7") == 1
+        assert admin.drift_alarm("m", False, version=7) == [7]
+        probability, parameters = ask(server)
+        assert probability == pytest.approx(0.95)
+        assert "hr.fallback" not in parameters
+        with pytest.raises(FailedPreconditionError, match="no fallbacks"):
+            admin.drift_alarm("m", True, version=6)
+        with pytest.raises(NotFoundError, match="not loaded"):
+            admin.drift_alarm("m", True, version=8)
 
 
 HANGING_ONCE = """

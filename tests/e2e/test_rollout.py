@@ -300,6 +300,36 @@ def test_a_shadow_is_compared_and_no_client_gets_its_answers(repository: Path) -
         assert seen.fallbacks == 0
 
 
+def feedback_cli(server: Server, *words: str) -> str:
+    command = [str(Path(sys.executable).with_name("headrace")), "feedback", *words]
+    done = subprocess.run(
+        [*command, "--grpc-port", str(server.port)], capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    return done.stdout
+
+
+def test_feedback_takes_a_candidate_back(repository: Path) -> None:
+    with Server(repository) as server, admin_of(server) as admin:
+        # What was counted before the rollout says nothing about it.
+        assert admin.feedback("m", 1, {"bought": (0, 500)}) == {"bought": (0, 500)}
+        assert "not loaded" in refusal(lambda: admin.feedback("m", 2, {"bought": (1, 0)}))
+        assert "no KPIs" in refusal(lambda: admin.feedback("m", 1, {}))
+        assert "no name of a KPI" in refusal(lambda: admin.feedback("m", 1, {"a b": (1, 0)}))
+        version(repository, 2)
+        cli(server, "start", "m", "2", "--share", "50%", "--kpi", "bought", "--min-requests", "10")
+        out = feedback_cli(server, "add", "m", "1", "bought", "--good", "300", "--bad", "10")
+        assert out == "bought: 300 good, 510 bad\n"
+        admin.feedback("m", 2, {"bought": (100, 200), "something_else": (0, 9999)})
+        eventually(lambda: state(server).state == "rolled_back", "taken back")
+        now = state(server)
+        assert "kpi.bought: candidate 66.7 % of 300, stable 3.23 % of 310" in now.reason
+        (kpi,) = now.kpis
+        assert (kpi.stable_good, kpi.stable_bad) == (300, 10)
+        assert (kpi.candidate_good, kpi.candidate_bad) == (100, 200)
+        assert "bought: 66.7 % of 300 bad, stable 3.23 % of 310 bad" in cli(server, "status")
+
+
 def loaded(server: Server) -> set[str]:
     rows = server.client.get_model_repository_index().models
     return {row.version for row in rows if row.state == "READY"}

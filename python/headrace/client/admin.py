@@ -9,7 +9,7 @@ with AdminClient.over_tls("models.example:8003", ca=pem, api_key=key) as admin:
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from types import TracebackType
 from typing import Protocol, TypeVar
@@ -116,8 +116,9 @@ class AdminClient:
         fallback: bool = True,
         shadow: bool = False,
         tolerance: float = 0.0,
+        kpis: Mapping[str, float] | None = None,
     ) -> admin.RolloutState:
-        """0 stands for the server's default."""
+        """0 stands for the server's default. `kpis`: margins by name."""
         request = admin.RolloutStartRequest(
             model=model,
             candidate=candidate,
@@ -131,6 +132,7 @@ class AdminClient:
             no_fallback=not fallback,
             shadow=shadow,
             tolerance=tolerance,
+            kpis=kpis,
         )
         return self._call("RolloutStart", request, admin.RolloutState)
 
@@ -145,6 +147,25 @@ class AdminClient:
     def rollback(self, model: str) -> admin.RolloutState:
         request = admin.RolloutRollbackRequest(model=model)
         return self._call("RolloutRollback", request, admin.RolloutState)
+
+    def feedback(
+        self, model: str, version: int, outcomes: Mapping[str, tuple[int, int]]
+    ) -> dict[str, tuple[int, int]]:
+        """`outcomes`: (good, bad) by KPI, counted since the last such call. Answers the totals.
+        Raises NotFoundError for a version that is not loaded."""
+        request = admin.FeedbackRequest(
+            model=model,
+            version=version,
+            kpis=[admin.KpiOutcomes(name=n, good=g, bad=b) for n, (g, b) in outcomes.items()],
+        )
+        response = self._call("Feedback", request, admin.FeedbackResponse)
+        return {total.name: (total.good, total.bad) for total in response.totals}
+
+    def drift_alarm(self, model: str, alarm: bool, *, version: int = 0) -> list[int]:
+        """Sets or clears it, of one version or (0) of all; answers which. Raises
+        FailedPreconditionError for a model without fallbacks."""
+        request = admin.DriftAlarmRequest(model=model, version=version, alarm=alarm)
+        return list(self._call("DriftAlarm", request, admin.DriftAlarmResponse).versions)
 
     def human_queues(self) -> list[admin.HumanQueue]:
         request = admin.HumanStatusRequest()

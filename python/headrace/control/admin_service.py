@@ -1,4 +1,5 @@
-"""headrace.v1.Admin, over a listener of its own: rollouts, tickets, loads of several models."""
+"""headrace.v1.Admin, over a listener of its own: rollouts, feedback, tickets, loads of several
+models."""
 
 from __future__ import annotations
 
@@ -7,8 +8,14 @@ from typing import TYPE_CHECKING, Any, TypeVar
 
 from google.protobuf.message import DecodeError, Message
 
+from headrace.control.feedback import Outcomes
 from headrace.control.human_service import HumanService
-from headrace.errors import InvalidArgumentError, UnavailableError
+from headrace.errors import (
+    FailedPreconditionError,
+    InvalidArgumentError,
+    NotFoundError,
+    UnavailableError,
+)
 from headrace.protocol import admin
 from headrace.repository.names import check_model_name
 from headrace.rollout.plan import RolloutPlan
@@ -16,7 +23,9 @@ from headrace.rollout.plan import RolloutPlan
 if TYPE_CHECKING:
     from headrace import runtime
     from headrace.control.people import People
+    from headrace.control.registry import Registry
     from headrace.control.rollouts import Rollouts, RolloutState
+    from headrace.control.states import LoadedVersion
 
 __all__ = ["AdminService"]
 
@@ -28,10 +37,12 @@ class AdminService:
     def __init__(
         self,
         rollouts: Rollouts,
+        registry: Registry,
         people: People | None = None,
         load_together: Callable[[Sequence[str]], None] | None = None,
     ) -> None:
         self._rollouts = rollouts
+        self._registry = registry
         self._load_together = load_together
         self._human = HumanService(people)
 
@@ -42,6 +53,8 @@ class AdminService:
         self._add(server, "RolloutStatus", admin.RolloutStatusRequest, self.status)
         self._add(server, "RolloutPromote", admin.RolloutPromoteRequest, self.promote)
         self._add(server, "RolloutRollback", admin.RolloutRollbackRequest, self.rollback)
+        self._add(server, "Feedback", admin.FeedbackRequest, self.feedback)
+        self._add(server, "DriftAlarm", admin.DriftAlarmRequest, self.drift_alarm)
         self._add(server, "HumanLease", admin.HumanLeaseRequest, self._human.lease)
         self._add(server, "HumanResolve", admin.HumanResolveRequest, self._human.resolve)
         self._add(server, "HumanStatus", admin.HumanStatusRequest, self._human.status)
@@ -82,6 +95,7 @@ class AdminService:
             value = getattr(request, name)
             if value:  # 0 stands for the default
                 wanted[name] = value
+        wanted["kpis"] = dict(request.kpis)
         plan = RolloutPlan(model=request.model, candidate=request.candidate, **wanted)
         return _message(self._rollouts.start(plan, fallback=not request.no_fallback))
 
@@ -95,6 +109,45 @@ class AdminService:
 
     def rollback(self, request: admin.RolloutRollbackRequest) -> admin.RolloutState:
         return _message(self._rollouts.rollback(request.model))
+
+    def feedback(self, request: admin.FeedbackRequest) -> admin.FeedbackResponse:
+        outcomes: dict[str, Outcomes] = {}
+        for kpi in request.kpis:
+            outcomes[kpi.name] = outcomes.get(kpi.name, Outcomes()) + Outcomes(kpi.good, kpi.bad)
+        if not outcomes:
+            raise InvalidArgumentError("feedback: no KPIs; give each one's good and bad outcomes")
+        (loaded,) = self._loaded(request.model, request.version)
+        return admin.FeedbackResponse(
+            totals=[
+                admin.KpiOutcomes(name=name, good=total.good, bad=total.bad)
+                for name, total in sorted(loaded.feedback.record(outcomes).items())
+            ]
+        )
+
+    def drift_alarm(self, request: admin.DriftAlarmRequest) -> admin.DriftAlarmResponse:
+        found = self._loaded(request.model, request.version or None)
+        chains = [(v.number, v.fallbacks.chain) for v in found if v.fallbacks.chain is not None]
+        if not chains:
+            raise FailedPreconditionError(
+                f"model '{request.model}' has no fallbacks, which is what the alarm is for; give "
+                "its policy.yaml a `fallback`"
+            )
+        for _, chain in chains:
+            chain.drift = request.alarm
+        return admin.DriftAlarmResponse(versions=[number for number, _ in chains])
+
+    def _loaded(self, model: str, number: int | None) -> list[LoadedVersion]:
+        """One version, or (None) all of the model's; never none."""
+        check_model_name(model)
+        found = [
+            loaded
+            for loaded in self._registry.ready_versions(model)
+            if number is None or loaded.number == number
+        ]
+        if not found:
+            which = "" if number is None else f", version {number}"
+            raise NotFoundError(f"model '{model}'{which}, is not loaded")
+        return found
 
 
 def _message(state: RolloutState) -> admin.RolloutState:
@@ -117,4 +170,14 @@ def _message(state: RolloutState) -> admin.RolloutState:
         different=int(state.shadow.get("different", 0)),
         dropped=int(state.shadow.get("dropped", 0)),
         largest_difference=state.shadow.get("largest_difference", 0.0),
+        kpis=[
+            admin.RolloutKpi(
+                name=name,
+                stable_good=stable.good,
+                stable_bad=stable.bad,
+                candidate_good=candidate.good,
+                candidate_bad=candidate.bad,
+            )
+            for name, (stable, candidate) in sorted(state.kpis.items())
+        ],
     )

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from headrace import runtime
+from headrace.control.feedback import Outcomes
 from headrace.control.manager import ModelManager
 from headrace.control.states import LoadedVersion, ModelRecord, Shadow, VersionRoute
 from headrace.errors import (
@@ -33,7 +34,13 @@ from headrace.repository.policy import ModelPolicy
 from headrace.repository.scan import ModelEntry
 from headrace.rollout.journal import Journal, Record
 from headrace.rollout.judge import Block, Judge
-from headrace.rollout.plan import ERRORS, LATENCY, RolloutPlan, plan_from_mapping
+from headrace.rollout.plan import (
+    ERRORS,
+    LATENCY,
+    RolloutPlan,
+    kpi_indicator,
+    plan_from_mapping,
+)
 
 __all__ = ["RolloutState", "Rollouts"]
 
@@ -64,6 +71,8 @@ class RolloutState:
     candidate_p99_us: float = 0.0
     # Of a shadow, as ShadowTally.read(); empty otherwise.
     shadow: Mapping[str, float] = field(default_factory=dict)
+    # (stable, candidate) by KPI.
+    kpis: Mapping[str, tuple[Outcomes, Outcomes]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -100,11 +109,14 @@ class _Watched:
     loaded: LoadedVersion
     first: _Counts
     last: _Counts
+    first_outcomes: Mapping[str, Outcomes]
+    last_outcomes: Mapping[str, Outcomes]
 
     @classmethod
     def of(cls, loaded: LoadedVersion) -> _Watched:
         counts = _read(loaded)
-        return cls(loaded, counts, counts)
+        outcomes = loaded.feedback.totals()
+        return cls(loaded, counts, counts, outcomes, outcomes)
 
     def block(self) -> _Counts:
         now = _read(self.loaded)
@@ -112,9 +124,20 @@ class _Watched:
         self.last = now
         return news
 
+    def outcomes(self) -> Mapping[str, Outcomes]:
+        """What feedback came since the last look, by KPI."""
+        now = self.loaded.feedback.totals()
+        news = {name: now[name] - self.last_outcomes.get(name, Outcomes()) for name in now}
+        self.last_outcomes = now
+        return news
+
     @property
     def total(self) -> _Counts:
         return self.last.since(self.first)
+
+    def total_outcomes(self, kpi: str) -> Outcomes:
+        none = Outcomes()
+        return self.last_outcomes.get(kpi, none) - self.first_outcomes.get(kpi, none)
 
 
 @dataclass
@@ -410,7 +433,12 @@ class Rollouts:
             slow = Block(0, 0, 0, 0)
         else:
             slow = Block(s.successes, s.slower(rollout.limit), c.successes, c.slower(rollout.limit))
-        return {ERRORS: Block(s.requests, s.failures, c.requests, c.failures), LATENCY: slow}
+        blocks = {ERRORS: Block(s.requests, s.failures, c.requests, c.failures), LATENCY: slow}
+        told, none = (stable.outcomes(), canary.outcomes()), Outcomes()
+        for kpi in plan.kpis:
+            a, b = (outcomes.get(kpi, none) for outcomes in told)
+            blocks[kpi_indicator(kpi)] = Block(a.good + a.bad, a.bad, b.good + b.bad, b.bad)
+        return blocks
 
     # ---- acting; under _lock --------------------------------------------------------------------
 
@@ -506,4 +534,12 @@ def _state(rollout: _Rollout) -> RolloutState:
         stable_p99_us=_p99_us(stable),
         candidate_p99_us=_p99_us(canary),
         shadow=rollout.tally.read() if rollout.plan.shadow else {},
+        kpis={
+            kpi: (
+                rollout.watched[STABLE].total_outcomes(kpi),
+                rollout.watched[CANARY].total_outcomes(kpi),
+            )
+            for kpi in rollout.plan.kpis
+            if {STABLE, CANARY} <= rollout.watched.keys()
+        },
     )

@@ -17,6 +17,7 @@ from headrace.repository.policy import ModelPolicy
 if TYPE_CHECKING:
     from headrace import runtime
     from headrace.control.fallbacks import Fallbacks
+from headrace.control.feedback import Feedback
 
 __all__ = [
     "IndexEntry",
@@ -55,6 +56,7 @@ class LoadedVersion:
     instances: int
     threads: int  # intra-op threads an instance
     load_seconds: float
+    feedback: Feedback = field(default_factory=Feedback)
     path: Path | None = None  # its version folder; None for a Python callable
     on_close: list[Callable[[], None]] = field(default_factory=list)
     resources: tuple[object, ...] = ()  # kept alive as long as this is (files sent with the load)

@@ -32,7 +32,16 @@ class RolloutStartRequest(_message.Message):
         "no_fallback",
         "shadow",
         "tolerance",
+        "kpis",
     )
+    class KpisEntry(_message.Message):
+        __slots__ = ("key", "value")
+        KEY_FIELD_NUMBER: _ClassVar[int]
+        VALUE_FIELD_NUMBER: _ClassVar[int]
+        key: str
+        value: float
+        def __init__(self, key: _Optional[str] = ..., value: _Optional[float] = ...) -> None: ...
+
     MODEL_FIELD_NUMBER: _ClassVar[int]
     CANDIDATE_FIELD_NUMBER: _ClassVar[int]
     SHARE_FIELD_NUMBER: _ClassVar[int]
@@ -45,6 +54,7 @@ class RolloutStartRequest(_message.Message):
     NO_FALLBACK_FIELD_NUMBER: _ClassVar[int]
     SHADOW_FIELD_NUMBER: _ClassVar[int]
     TOLERANCE_FIELD_NUMBER: _ClassVar[int]
+    KPIS_FIELD_NUMBER: _ClassVar[int]
     model: str
     candidate: int
     share: float
@@ -57,6 +67,7 @@ class RolloutStartRequest(_message.Message):
     no_fallback: bool
     shadow: bool
     tolerance: float
+    kpis: _containers.ScalarMap[str, float]
     def __init__(
         self,
         model: _Optional[str] = ...,
@@ -71,6 +82,28 @@ class RolloutStartRequest(_message.Message):
         no_fallback: _Optional[bool] = ...,
         shadow: _Optional[bool] = ...,
         tolerance: _Optional[float] = ...,
+        kpis: _Optional[_Mapping[str, float]] = ...,
+    ) -> None: ...
+
+class RolloutKpi(_message.Message):
+    __slots__ = ("name", "stable_good", "stable_bad", "candidate_good", "candidate_bad")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    STABLE_GOOD_FIELD_NUMBER: _ClassVar[int]
+    STABLE_BAD_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_GOOD_FIELD_NUMBER: _ClassVar[int]
+    CANDIDATE_BAD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    stable_good: int
+    stable_bad: int
+    candidate_good: int
+    candidate_bad: int
+    def __init__(
+        self,
+        name: _Optional[str] = ...,
+        stable_good: _Optional[int] = ...,
+        stable_bad: _Optional[int] = ...,
+        candidate_good: _Optional[int] = ...,
+        candidate_bad: _Optional[int] = ...,
     ) -> None: ...
 
 class RolloutState(_message.Message):
@@ -93,6 +126,7 @@ class RolloutState(_message.Message):
         "different",
         "dropped",
         "largest_difference",
+        "kpis",
     )
     MODEL_FIELD_NUMBER: _ClassVar[int]
     STABLE_FIELD_NUMBER: _ClassVar[int]
@@ -112,6 +146,7 @@ class RolloutState(_message.Message):
     DIFFERENT_FIELD_NUMBER: _ClassVar[int]
     DROPPED_FIELD_NUMBER: _ClassVar[int]
     LARGEST_DIFFERENCE_FIELD_NUMBER: _ClassVar[int]
+    KPIS_FIELD_NUMBER: _ClassVar[int]
     model: str
     stable: int
     candidate: int
@@ -130,6 +165,7 @@ class RolloutState(_message.Message):
     different: int
     dropped: int
     largest_difference: float
+    kpis: _containers.RepeatedCompositeFieldContainer[RolloutKpi]
     def __init__(
         self,
         model: _Optional[str] = ...,
@@ -150,6 +186,7 @@ class RolloutState(_message.Message):
         different: _Optional[int] = ...,
         dropped: _Optional[int] = ...,
         largest_difference: _Optional[float] = ...,
+        kpis: _Optional[_Iterable[_Union[RolloutKpi, _Mapping[str, _Any]]]] = ...,
     ) -> None: ...
 
 class RolloutStatusRequest(_message.Message):
@@ -177,6 +214,62 @@ class RolloutRollbackRequest(_message.Message):
     MODEL_FIELD_NUMBER: _ClassVar[int]
     model: str
     def __init__(self, model: _Optional[str] = ...) -> None: ...
+
+class KpiOutcomes(_message.Message):
+    __slots__ = ("name", "good", "bad")
+    NAME_FIELD_NUMBER: _ClassVar[int]
+    GOOD_FIELD_NUMBER: _ClassVar[int]
+    BAD_FIELD_NUMBER: _ClassVar[int]
+    name: str
+    good: int
+    bad: int
+    def __init__(
+        self, name: _Optional[str] = ..., good: _Optional[int] = ..., bad: _Optional[int] = ...
+    ) -> None: ...
+
+class FeedbackRequest(_message.Message):
+    __slots__ = ("model", "version", "kpis")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    KPIS_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    kpis: _containers.RepeatedCompositeFieldContainer[KpiOutcomes]
+    def __init__(
+        self,
+        model: _Optional[str] = ...,
+        version: _Optional[int] = ...,
+        kpis: _Optional[_Iterable[_Union[KpiOutcomes, _Mapping[str, _Any]]]] = ...,
+    ) -> None: ...
+
+class FeedbackResponse(_message.Message):
+    __slots__ = ("totals",)
+    TOTALS_FIELD_NUMBER: _ClassVar[int]
+    totals: _containers.RepeatedCompositeFieldContainer[KpiOutcomes]
+    def __init__(
+        self, totals: _Optional[_Iterable[_Union[KpiOutcomes, _Mapping[str, _Any]]]] = ...
+    ) -> None: ...
+
+class DriftAlarmRequest(_message.Message):
+    __slots__ = ("model", "version", "alarm")
+    MODEL_FIELD_NUMBER: _ClassVar[int]
+    VERSION_FIELD_NUMBER: _ClassVar[int]
+    ALARM_FIELD_NUMBER: _ClassVar[int]
+    model: str
+    version: int
+    alarm: bool
+    def __init__(
+        self,
+        model: _Optional[str] = ...,
+        version: _Optional[int] = ...,
+        alarm: _Optional[bool] = ...,
+    ) -> None: ...
+
+class DriftAlarmResponse(_message.Message):
+    __slots__ = ("versions",)
+    VERSIONS_FIELD_NUMBER: _ClassVar[int]
+    versions: _containers.RepeatedScalarFieldContainer[int]
+    def __init__(self, versions: _Optional[_Iterable[int]] = ...) -> None: ...
 
 class HumanTensor(_message.Message):
     __slots__ = ("name", "datatype", "shape", "data")

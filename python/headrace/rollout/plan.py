@@ -8,22 +8,30 @@ judge = plan.judge()
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from headrace.errors import InvalidArgumentError
 from headrace.rollout.judge import Indicator, Judge
 
-__all__ = ["ERRORS", "LATENCY", "RolloutPlan", "plan_from_mapping"]
+__all__ = ["ERRORS", "KPI_NAME", "LATENCY", "RolloutPlan", "kpi_indicator", "plan_from_mapping"]
 
 # Names of the judge's indicators.
 ERRORS = "errors"
 LATENCY = "latency"
 
+KPI_NAME = re.compile(r"[A-Za-z0-9_.-]{1,64}")
+_MOST_KPIS = 8
 _MOST_KEY_LENGTH = 128
 _MOST_REQUESTS = 10**12
 _MOST_SECONDS = 365 * 24 * 3600
+
+
+def kpi_indicator(name: str) -> str:
+    """The judge's name for a KPI."""
+    return f"kpi.{name}"
 
 
 @dataclass(frozen=True)
@@ -48,6 +56,10 @@ class RolloutPlan:
     # The share is copied to the candidate instead of given to it: clients get nothing of it, its
     # answers are compared with theirs. Never promoted by itself.
     shadow: bool = False
+    # Indicators from feedback, by name, and the rise of each one's share of bad outcomes that does
+    # not roll back.
+    kpis: Mapping[str, float] = field(default_factory=dict)
+    max_kpi_increase: float = 0.01  # promote only when that rise is shown to be smaller
     tolerance: float = 1e-3  # of a shadow's FP32 and FP64 outputs, relative to max(1, |value|)
 
     def __post_init__(self) -> None:
@@ -73,7 +85,7 @@ class RolloutPlan:
             )
         _number("alpha", self.alpha, "0.000001 to 0.2", lambda v: 1e-6 <= v <= 0.2)
         _number("error_margin", self.error_margin, "0 to 0.5", lambda v: 0 <= v <= 0.5)
-        for name in ("max_error_increase", "max_slow_increase"):
+        for name in ("max_error_increase", "max_slow_increase", "max_kpi_increase"):
             _number(name, getattr(self, name), "0.0001 to 0.5", lambda v: 1e-4 <= v <= 0.5)
         if self.error_margin > self.max_error_increase:
             raise _wrong(
@@ -81,6 +93,7 @@ class RolloutPlan:
                 self.error_margin,
                 f"at most max_error_increase ({self.max_error_increase})",
             )
+        self._check_kpis()
         _number("latency_ratio", self.latency_ratio, "1 to 1000", lambda v: 1 <= v <= 1000)
         _whole("min_requests", self.min_requests, 1, _MOST_REQUESTS)
         _number(
@@ -94,16 +107,33 @@ class RolloutPlan:
                 raise _wrong(name, getattr(self, name), "true or false")
         _number("tolerance", self.tolerance, "0 to 1000", lambda v: 0 <= v <= 1000)
 
+    def _check_kpis(self) -> None:
+        if not isinstance(self.kpis, Mapping) or len(self.kpis) > _MOST_KPIS:
+            raise _wrong("kpis", self.kpis, f"at most {_MOST_KPIS} names with their margins")
+        for name, margin in self.kpis.items():
+            if not isinstance(name, str) or not KPI_NAME.fullmatch(name):
+                raise _wrong("kpis", name, "1 to 64 letters, digits, '_', '-' and '.'")
+            _number(
+                f"kpi.{name}",
+                margin,
+                f"0 to max_kpi_increase ({self.max_kpi_increase})",
+                lambda v: 0 <= v <= self.max_kpi_increase,
+            )
+
     def slow_after(self, stable_p99: float) -> float:
         """The limit past which a request counts as slow, in the unit of `stable_p99`."""
         return self.latency_ratio * stable_p99
 
     def judge(self) -> Judge:
-        """A new judge of this rollout, with the indicators ERRORS and LATENCY."""
+        """A new judge of this rollout, with the indicators ERRORS and LATENCY, and one a KPI."""
         return Judge(
             [
                 Indicator(ERRORS, margin=self.error_margin, tolerance=self.max_error_increase),
                 Indicator(LATENCY, tolerance=self.max_slow_increase),
+                *(
+                    Indicator(kpi_indicator(name), margin=margin, tolerance=self.max_kpi_increase)
+                    for name, margin in self.kpis.items()
+                ),
             ],
             alpha=self.alpha,
             min_requests=self.min_requests,
@@ -121,6 +151,7 @@ _FIELDS: dict[str, tuple[str, bool]] = {
     "alpha": ("alpha", True),
     "max_error_increase": ("max_error_increase", True),
     "max_slow_increase": ("max_slow_increase", True),
+    "max_kpi_increase": ("max_kpi_increase", True),
     "min_requests": ("min_requests", False),
     "min_seconds": ("min_seconds", False),
     "auto_promote": ("auto_promote", False),
@@ -136,13 +167,14 @@ def plan_from_mapping(model: str, section: Mapping[str, Any]) -> RolloutPlan:
         candidate: 8              # required, as is share
         share: 5%                 # or 0.05
         by: user_id               # RolloutPlan.key
-        stop_if: {error: worse, p99: 1.2x}
+        stop_if: {error: worse, p99: 1.2x, kpi.conversion: worse}
         alpha: 0.01
         max_error_increase: 0.5%
 
     `stop_if.error`: `worse`, or the rise that is allowed ("0.1%"). `stop_if.p99`: the ratio, "1.2x"
-    or 1.2. The other keys are RolloutPlan's fields. Raises InvalidArgumentError for an unknown key,
-    listing the known ones, and for a value that makes no sense.
+    or 1.2. `stop_if.kpi.NAME`: as `error`. The other keys are RolloutPlan's fields. Raises
+    InvalidArgumentError for an unknown key, listing the known ones, and for a value that makes no
+    sense.
     """
     if not isinstance(section, Mapping):
         raise InvalidArgumentError(
@@ -162,7 +194,14 @@ def plan_from_mapping(model: str, section: Mapping[str, Any]) -> RolloutPlan:
     stop_if = section.get("stop_if", {})
     if not isinstance(stop_if, Mapping):
         raise _wrong("stop_if", stop_if, "a section with " + " or ".join(map(repr, _STOP_IF)))
-    _known("stop_if.", stop_if, _STOP_IF)
+    kpis = {k: v for k, v in stop_if.items() if isinstance(k, str) and k.startswith("kpi.")}
+    _known("stop_if.", [k for k in stop_if if k not in kpis], (*_STOP_IF, "kpi.NAME"))
+    values["kpis"] = {
+        key.removeprefix("kpi."): (
+            0.0 if value == "worse" else _rate(f"stop_if.{key}", value, " or 'worse'")
+        )
+        for key, value in kpis.items()
+    }
     if "error" in stop_if and stop_if["error"] != "worse":
         values["error_margin"] = _rate("stop_if.error", stop_if["error"], " or 'worse'")
     if "p99" in stop_if:
@@ -170,7 +209,7 @@ def plan_from_mapping(model: str, section: Mapping[str, Any]) -> RolloutPlan:
     return RolloutPlan(model, **values)
 
 
-def _known(prefix: str, section: Mapping[str, Any], keys: Iterable[str]) -> None:
+def _known(prefix: str, section: Iterable[object], keys: Iterable[str]) -> None:
     known = list(keys)
     for key in section:
         if key not in known:

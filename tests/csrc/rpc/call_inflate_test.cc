@@ -188,14 +188,18 @@ TEST_CASE(
   CHECK(turns.server.idle());
 }
 
-TEST_CASE("gzip that lies ends the connection the second time") {
+TEST_CASE("gzip that lies ends the connection, of a client that was good before the second time") {
   Turns turns;
   std::string lie = compress_text(Encoding::kGzip, std::string(17 << 20, 'x'));
   lie.replace(lie.size() - 4, 4, std::string("\0\0\x20\0", 4));
-  const int32_t id = turns.send(grpc_message(lie, 1));
-  turns.untrusted_turn();
-  CHECK(turns.reply(id).status() == 13);
-  CHECK(turns.alive);
+  SUBCASE("good before") {
+    turns.earn_trust();
+    const int32_t id = turns.send(grpc_message(lie, 1));
+    while (turns.alive && !turns.reply(id).closed) turns.trusted_turn();
+    CHECK(turns.reply(id).status() == 13);
+    CHECK(turns.alive);
+  }
+  SUBCASE("new") {}
   turns.send(grpc_message(lie, 1));
   turns.untrusted_turn();
   CHECK_FALSE(turns.alive);
@@ -234,7 +238,7 @@ TEST_CASE(
   Http2Options options;
   options.limits.glitch_burst = 8000;
   options.limits.glitch_rate = 0;
-  // 15 MiB beyond what is free: 1920 glitches for a call that fails, 240 in a stream.
+  // 15 MiB beyond what is free, untrusted: 3840 glitches for a call that fails, 240 in a stream.
   const std::string body = packed(std::string(16 << 20, 'z'));
   SUBCASE("they are answered well") {
     Turns turns(options);
@@ -259,7 +263,7 @@ TEST_CASE(
       turns.alive = turns.wire.pump();
     }
     CHECK_FALSE(turns.alive);
-    CHECK(sent == 5);
+    CHECK(sent == 3);
   }
   SUBCASE("in a stream, which may never end, they count at once") {
     options.limits.glitch_burst = 1000;
@@ -279,4 +283,30 @@ TEST_CASE(
     CHECK_FALSE(turns.alive);
     CHECK(sent == 5);
   }
+}
+
+TEST_CASE("what a connection sent after a bomb is looked at before what others sent") {
+  Http2Options options;
+  options.limits.glitch_burst = 8000;  // two bombs end it
+  options.limits.glitch_rate = 0;
+  Turns turns(options);
+  Wire second(turns.server.calls, options);
+  const std::string bomb = packed(std::string(40 << 20, 'z'), Encoding::kDeflate);
+  const auto send = [](Wire& wire, const std::string& path, const std::string& body) {
+    const int32_t id = wire.client.open(path, kDeflate);
+    wire.client.send(id, body);
+    if (path == kPath) wire.client.end(id);
+    return wire.pump();
+  };
+  const auto& failed = turns.server.calls.counters().finished_by_code;
+  uint64_t failed_before = 0;
+  turns.chat.got = [&](Call&, std::string_view) {
+    failed_before = failed[static_cast<std::size_t>(StatusCode::kResourceExhausted)].read();
+  };
+  CHECK(send(turns.wire, kPath, bomb));
+  CHECK(send(second, kStream, packed(std::string(1 << 20, 'z'), Encoding::kDeflate)));
+  CHECK(send(turns.wire, kPath, bomb));
+  turns.untrusted_turn();
+  CHECK_FALSE(turns.alive);
+  CHECK(failed_before == 2);
 }

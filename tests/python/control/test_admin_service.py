@@ -13,7 +13,7 @@ DOC = Path(__file__).resolve().parents[3] / "docs" / "RPC_RIGHTS.md"
 
 def test_the_table_has_every_method() -> None:
     core = runtime.Server(runtime.ServerOptions(host="127.0.0.1", port=0, kserve=False))
-    AdminService(None).add_to(core)  # type: ignore[arg-type]
+    AdminService(None, None).add_to(core)  # type: ignore[arg-type]
     core.start()
     try:
         registered = dict(core.rights())

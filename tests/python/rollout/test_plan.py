@@ -28,10 +28,11 @@ def test_every_key() -> None:
         "candidate": 3,
         "share": "12.5 %",
         "by": "tenant",
-        "stop_if": {"error": "0.1%", "p99": "1.5x"},
+        "stop_if": {"error": "0.1%", "p99": "1.5x", "kpi.bought": "0.5%", "kpi.cost": "worse"},
         "alpha": "5%",
         "max_error_increase": "0.5%",
         "max_slow_increase": 0.02,
+        "max_kpi_increase": "3%",
         "min_requests": 10,
         "min_seconds": 5,
         "auto_promote": False,
@@ -49,6 +50,8 @@ def test_every_key() -> None:
         max_error_increase=0.005,
         latency_ratio=1.5,
         max_slow_increase=0.02,
+        kpis={"bought": 0.005, "cost": 0.0},
+        max_kpi_increase=0.03,
         min_requests=10,
         min_seconds=5,
         auto_promote=False,
@@ -76,14 +79,17 @@ def test_a_ratio_may_have_its_x(ratio: object) -> None:
         (
             {"shar": 1},
             "unknown key 'shar'; known: candidate, share, by, alpha, max_error_increase, "
-            "max_slow_increase, min_requests, min_seconds, auto_promote, shadow, tolerance, "
-            "stop_if",
+            "max_slow_increase, max_kpi_increase, min_requests, min_seconds, auto_promote, "
+            "shadow, tolerance, stop_if",
         ),
         ({7: 1}, "unknown key '7'"),
         (
-            {"stop_if": {"kpi.cost": "worse"}},
-            "unknown key 'stop_if.kpi.cost'; known: stop_if.error, stop_if.p99",
+            {"stop_if": {"kpi": "worse"}},
+            "unknown key 'stop_if.kpi'; known: stop_if.error, stop_if.p99, stop_if.kpi.NAME",
         ),
+        ({"stop_if": {"kpi.cost": "2%"}}, "kpi.cost is 0.02; it must be 0 to max_kpi_increase"),
+        ({"stop_if": {"kpi.a b": "worse"}}, "kpis is 'a b'; it must be 1 to 64 letters"),
+        ({"stop_if": {"kpi.cost": "bad"}}, "stop_if.kpi.cost is 'bad'; it must be .* or 'worse'"),
         ({"stop_if": "worse"}, "stop_if is 'worse'; it must be a section"),
         ({"stop_if": {"error": "better"}}, "stop_if.error is 'better'; it must be .* or 'worse'"),
         ({"stop_if": {"p99": "fast"}}, "stop_if.p99 is 'fast'; it must be a ratio"),
