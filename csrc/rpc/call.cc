@@ -69,6 +69,14 @@ std::string grpc_message(std::string_view text) {
   return message.append(kCut);
 }
 
+// A path may be any bytes; a status message is text, and clients fail to decode what is none.
+std::string printable(std::string text) {
+  for (char& c : text) {
+    if (c < 0x20 || c > 0x7E) c = '?';
+  }
+  return text;
+}
+
 void append(std::vector<HeaderField>& fields, const Metadata* metadata) {
   if (metadata == nullptr) return;
   for (const auto& [name, value] : *metadata) fields.push_back({name, value});
@@ -179,7 +187,8 @@ void Call::on_headers_end(bool too_large) {
   if (!set_->refuse_.ok()) return fail(set_->refuse_);
   if (!post_) return reject(Status::unimplemented("gRPC calls are POST requests"));
   method_ = set_->methods_.find(path_);
-  if (method_ == nullptr) return reject(Status::unimplemented("Method not found: " + path_));
+  if (method_ == nullptr)
+    return reject(Status::unimplemented("Method not found: " + printable(path_)));
   if (set_->access_ && !authorize()) return;
   if (bad_timeout_) return reject(Status::internal("malformed grpc-timeout"));
   if (bad_encoding_) {

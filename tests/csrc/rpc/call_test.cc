@@ -470,3 +470,13 @@ TEST_CASE("request trailers end the request and are not metadata") {
   CHECK(echo.wire.client.reply(id).status() == 0);
   CHECK(echo.handler.records.at(0).metadata.empty());
 }
+
+TEST_CASE("a path that is no text is told as text") {
+  Echo echo;
+  const int32_t id = echo.wire.client.open("/test.Echo/\xd6\xff%", {});
+  echo.wire.client.end(id);
+  REQUIRE(echo.wire.pump());
+  CHECK(echo.wire.client.reply(id).status() == 12);
+  CHECK(echo.wire.client.reply(id).header("grpc-message") == "Method not found: /test.Echo/??%25");
+  echo.check_well();
+}
