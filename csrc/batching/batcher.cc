@@ -106,8 +106,9 @@ TimePoint Batcher::push(std::span<RequestPtr> requests, bool wake) {
         state_->queue.push(std::move(request), refused);
       }
     }
-    const TimePoint expiry = state_->queue.next_expiry();
-    if (expiry < state_->announced) state_->announced = announce = expiry;
+    TimePoint look = state_->queue.next_expiry();
+    if (!state_->queue.empty()) look = std::min(look, now + kLook);
+    if (look < state_->announced) state_->announced = announce = look;
     if (wake) waiter = state_->to_wake(now, refused);
   }
   if (waiter != nullptr) waiter->signal.notify_one();
@@ -246,8 +247,13 @@ TimePoint Batcher::expire(TimePoint now) {
   {
     const std::lock_guard lock(state_->mutex);
     state_->queue.expire(now, refused);
+    const std::size_t expired = refused.size();
     state_->queue.drop_cancelled(refused);
-    state_->announced = next = state_->queue.next_expiry();
+    next = state_->queue.next_expiry();
+    if (!state_->queue.empty()) {
+      next = std::min(next, now + (refused.size() > expired ? kLookAgain : kLook));
+    }
+    state_->announced = next;
     waiter = state_->to_wake(now, refused);
   }
   if (waiter != nullptr) waiter->signal.notify_one();

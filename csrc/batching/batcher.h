@@ -55,6 +55,10 @@ class Batcher {
   // CANCELLED, DEADLINE_EXCEEDED or UNAVAILABLE. Called outside the lock, on the thread that
   // noticed; must not block.
   using Refuse = std::function<void(RequestPtr, Status)>;
+  // How long a queue goes without a look for cancelled requests; and when the last look found some.
+  static constexpr Nanoseconds kLook = std::chrono::seconds(1);
+  static constexpr Nanoseconds kLookAgain = std::chrono::milliseconds(10);
+
   Batcher(BatchPolicy policy, Refuse refuse, std::size_t instances = 1);
   ~Batcher();  // close(kRefuse)
 
@@ -95,8 +99,8 @@ class Batcher {
   std::size_t in_service() const { return in_service_.load(std::memory_order_relaxed); }
 
   // Refuses what is past its deadline or queue timeout, and some of what is cancelled (all, in
-  // queues of up to 64); returns when to call again (kNever: not before push() says so). For
-  // timeouts while every instance is busy.
+  // queues of up to 64); returns when to call again (kNever: not before push() says so): for a
+  // timeout while every instance is busy, and for who may have left meanwhile.
   TimePoint expire(TimePoint now);
 
   // How long a batch took that was pulled or borrowed, from then until its answers were sent. Any

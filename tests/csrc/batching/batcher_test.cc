@@ -45,7 +45,7 @@ TEST_CASE("pull takes what is there, with its place in the order of pulls") {
   BatchPolicy policy;
   policy.max_rows = 2;
   Batcher batcher(policy, answer_it());
-  for (uint64_t id = 0; id < 3; ++id) CHECK(batcher.push(request(collector, id)) == kNever);
+  for (uint64_t id = 0; id < 3; ++id) batcher.push(request(collector, id));
   CHECK(batcher.pending() == 3);
   Batch batch;
   REQUIRE(batcher.pull(batch));
@@ -62,21 +62,23 @@ TEST_CASE("pull takes what is there, with its place in the order of pulls") {
 TEST_CASE("push announces only expiries that are sooner than announced before") {
   Collector collector;
   Batcher batcher(BatchPolicy{}, answer_it());
-  const TimePoint soon = Clock::now() + 1h;
+  const TimePoint queued = Clock::now();
+  const TimePoint soon = queued + 100ms;
   const auto push = [&](TimePoint deadline) {
     RequestPtr made = request(collector, 1);
     made->deadline = deadline;
+    made->times.queued = queued;
     return batcher.push(std::move(made));
   };
-  CHECK(push(kNever) == kNever);
-  CHECK(push(soon + 1min) == soon + 1min);
-  CHECK(push(soon + 2min) == kNever);
+  CHECK(push(kNever) == queued + Batcher::kLook);  // for who leaves
+  CHECK(push(soon + 20ms) == soon + 20ms);
+  CHECK(push(soon + 30ms) == kNever);
   CHECK(push(soon) == soon);
-  CHECK(batcher.expire(soon) == soon + 1min);
+  CHECK(batcher.expire(soon) == soon + 20ms);
   CHECK(codes(collector.answers()) ==
         std::map<StatusCode, std::size_t>{{StatusCode::kDeadlineExceeded, 1}});
-  CHECK(batcher.expire(soon + 1h) == kNever);
-  CHECK(push(soon + 3h) == soon + 3h);
+  CHECK(batcher.expire(soon + 1h) == soon + 1h + Batcher::kLook);
+  CHECK(push(kNever) == queued + Batcher::kLook);
 }
 
 TEST_CASE("expire answers the cancelled while nobody pulls") {
@@ -86,9 +88,32 @@ TEST_CASE("expire answers the cancelled while nobody pulls") {
   Request* raw = made.get();
   batcher.push(std::move(made));
   raw->cancel();
-  batcher.expire(Clock::now());
+  CHECK(batcher.expire(Clock::now()) == kNever);
   CHECK(codes(collector.answers()) ==
         std::map<StatusCode, std::size_t>{{StatusCode::kCancelled, 1}});
+}
+
+TEST_CASE("a crowd that left is answered in a few looks") {
+  Collector collector;
+  Batcher batcher(BatchPolicy{}, answer_it());
+  std::vector<Request*> crowd;
+  for (uint64_t id = 0; id < 1000; ++id) {
+    RequestPtr made = request(collector, id);
+    crowd.push_back(made.get());
+    batcher.push(std::move(made));
+  }
+  batcher.push(request(collector, 1000));  // who stays
+  for (Request* who : crowd) who->cancel();
+  TimePoint now = Clock::now();
+  int looks = 0;
+  while (batcher.pending() > 1) {
+    REQUIRE(++looks < 100);
+    CHECK(batcher.expire(now) == now + Batcher::kLookAgain);
+    now += Batcher::kLookAgain;
+  }
+  CHECK(batcher.expire(now) == now + Batcher::kLook);
+  CHECK(codes(collector.answers()) ==
+        std::map<StatusCode, std::size_t>{{StatusCode::kCancelled, 1000}});
 }
 
 TEST_CASE("closing to refuse answers all that is queued, and all that comes later") {
