@@ -58,6 +58,11 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--nice", type=int, default=10, help="of attackers and controls")
     parser.add_argument("--only", default="", help="attacks to run, by name, separated by ;")
     parser.add_argument(
+        "--apart",
+        action="store_true",
+        help="attackers and controls on the last core, server and neighbour on the others",
+    )
+    parser.add_argument(
         "--no-elsewhere", action="store_true", help="do not attack the second server, too"
     )
     parser.add_argument("--list", action="store_true", help="list the attacks and end")
@@ -154,6 +159,7 @@ class Bench:
             "--server-pid": str(self.server.process.pid),
         }
         command = [str(self.loadgen), *(word for pair in words.items() for word in pair)]
+        command = [*cores(self.options, attacker=False), *command]
         return subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
     def result(self, neighbour: subprocess.Popen[str]) -> dict[str, Any]:
@@ -174,7 +180,8 @@ class Bench:
 
     def beside(self, seconds: float, *words: str) -> tuple[dict[str, Any], dict[str, Any]]:
         """The neighbour's figures while attackers.py runs with these words, and what that says."""
-        command = ["nice", "-n", str(self.options.nice), sys.executable, str(HERE / "attackers.py")]
+        command = [*cores(self.options, attacker=True), "nice", "-n", str(self.options.nice)]
+        command += [sys.executable, str(HERE / "attackers.py")]
         pipe = subprocess.PIPE
         other = subprocess.Popen(
             [*command, *words], stdin=pipe, stdout=pipe, stderr=pipe, text=True, bufsize=0
@@ -265,6 +272,14 @@ def settle(server: Watched) -> None:
         time.sleep(0.1)
 
 
+def cores(options: argparse.Namespace, *, attacker: bool) -> list[str]:
+    """What a command begins with, to run where `--apart` puts it."""
+    if not options.apart:
+        return []
+    *others, last = sorted(os.sched_getaffinity(0))
+    return ["taskset", "-c", str(last) if attacker else ",".join(map(str, others))]
+
+
 def certificate(folder: Path) -> tuple[Path, Path]:
     cert, key = folder / "cert.pem", folder / "key.pem"
     command = ["openssl", "req", "-x509", "-nodes", "-days", "2", "-subj", "/CN=localhost"]
@@ -282,7 +297,8 @@ def serve(options: argparse.Namespace, work: Path) -> Watched:
     identity.write_repository(work / "models", options.model)
     cert, key = certificate(work)
     port, tls_port, metrics_port = (servers.free_port() for _ in range(3))
-    command = [str(headrace), "serve", f"--model-repository={work / 'models'}"]
+    command = [*cores(options, attacker=False), str(headrace), "serve"]
+    command += [f"--model-repository={work / 'models'}"]
     command += [f"--listen-insecure=127.0.0.1:{port}", f"--listen=127.0.0.1:{tls_port}"]
     command += [f"--tls-cert={cert}", f"--tls-key={key}", f"--metrics-port={metrics_port}"]
     with (work / "log.txt").open("wb") as log:
@@ -398,7 +414,8 @@ def main() -> int:
     shares = ", ".join(f"{s} cores {run['p99_us']:.0f}" for s, run in found["controls"].items())
     print(
         f"\nAlone: p50 {base['p50_us']:.0f} us, p99 {base['p99_us']:.0f} us (of {runs}); controls' "
-        f"p99: {shares or 'none'}. {options.rate:.0f} calls/s, attackers nice {options.nice}. "
+        f"p99: {shares or 'none'}. {options.rate:.0f} calls/s, attackers nice {options.nice}"
+        f"{', on a core of their own' if options.apart else ''}. "
         f"{about['cpu']}, {about['cores']} cores, Linux {about['kernel']}, load "
         f"{about['load_average_before'][0]} before. The server "
         f"{'lived' if alive else 'DIED'} and ended with {status}."
@@ -407,6 +424,7 @@ def main() -> int:
         stamp = time.strftime("%Y-%m-%d-%H%M%S")
         target = options.results / f"attacks-{stamp}.json"
         document = {"date": stamp, "machine": about, "rate": options.rate, "nice": options.nice}
+        document["apart"] = options.apart
         target.write_text(json.dumps(document | found, indent=1) + "\n")
         print(f"written: {target}")
     return 0 if alive and status == 0 else 1

@@ -35,7 +35,7 @@ constexpr std::size_t kInflatedPerTurn = 256 * 1024;
 bool Call::inflate() {
   const std::size_t limit = std::min(method_->max_message_bytes,
                                      std::max(kFreelyInflated, message_.size() * kMostInflation));
-  inflation_ = std::make_unique<Inflation>(encoding_, message_.span(), limit);
+  inflation_ = std::make_unique<Inflation>(encoding_, message_.span(), limit, stream_->trusted());
   const std::size_t least = inflation_->measured() ? inflation_->size() : Inflation::kPieceBytes;
   Inflating now = Inflating::kMore;
   if (set_->inflates_now(least)) {

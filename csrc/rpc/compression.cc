@@ -84,15 +84,17 @@ struct Inflation::State {
   ~State() { inflateEnd(&stream); }
 };
 
-Inflation::Inflation(Encoding encoding, std::span<const std::byte> message, std::size_t limit)
+Inflation::Inflation(Encoding encoding, std::span<const std::byte> message, std::size_t limit,
+                     bool believed)
     : encoding_(encoding), message_(message), limit_(limit) {
   // RFC 1952: the size modulo 2^32 is the last field of the one member that a message has.
   constexpr std::size_t kLeastGzip = 18;
   if (encoding != Encoding::kGzip || message.size() < kLeastGzip) return;
   const std::byte* last = message.data() + message.size() - 4;
   for (std::size_t i = 4; i-- > 0;) size_ = size_ << 8 | static_cast<std::size_t>(last[i]);
-  measured_ = size_ <= limit;
-  over_limit_ = !measured_;
+  over_limit_ = size_ > limit;
+  if (!over_limit_ && !believed && size_ > kBelieved) claimed_ = size_;
+  measured_ = !over_limit_ && claimed_ == 0;
 }
 
 Inflation::~Inflation() = default;
@@ -163,6 +165,9 @@ Status Inflation::run() {
   if (!state_->scratch) state_->scratch.reset(new std::byte[kPieceBytes]);
   Status status = inflate_piece(kPieceBytes, state_->scratch.get(), ended);
   if (!status.ok()) return status;
+  if (claimed_ != 0 && used_ > claimed_) {
+    return Status::internal("the compressed message cannot be decompressed");
+  }
   // The first piece tells whether it is of the encoding at all; then its size is believed.
   if (used_ > limit_ || (over_limit_ && !ended)) {
     return Status::resource_exhausted(

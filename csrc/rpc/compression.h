@@ -44,7 +44,12 @@ class Inflation {
   // Of result, a run(): some 0.1 ms.
   static constexpr std::size_t kPieceBytes = 64 * 1024;
 
-  Inflation(Encoding encoding, std::span<const std::byte> message, std::size_t limit);
+  // What gzip's own word is taken for at once, of whom not `believed`: larger messages are gone through
+  // first, too, so that a lie never has memory.
+  static constexpr std::size_t kBelieved = std::size_t{8} << 20;
+
+  Inflation(Encoding encoding, std::span<const std::byte> message, std::size_t limit,
+            bool believed = true);
   ~Inflation();
   Inflation(const Inflation&) = delete;
   Inflation& operator=(const Inflation&) = delete;
@@ -77,6 +82,7 @@ class Inflation {
   bool over_limit_ = false;
   bool done_ = false;
   std::size_t size_ = 0;
+  std::size_t claimed_ = 0;  // what gzip says, while it is not believed
   std::size_t used_ = 0;
   std::size_t work_ = 0;
   BufferRef out_;

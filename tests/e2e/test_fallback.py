@@ -307,9 +307,10 @@ def test_a_drift_alarm_lets_others_answer_until_it_is_cleared(
     repository: Path, start: Start, mood: Path
 ) -> None:
     model(repository, mood, "fallback: [{version: 6, when: [drift]}]\n")
+    write_model(repository, "plain", CONFIG, {"model.py": FIXED.format(row=[0.9, 0.1])}, 1)
     server = start()
     with AdminClient(default_admin_socket(server.port)) as admin:
-        assert admin.drift_alarm("m", True) == [7]
+        assert admin.drift_alarm("m", True) == [6, 7]
         probability, parameters = ask(server)
         assert probability == pytest.approx(0.9)
         assert parameters["hr.fallback"] == "drift"
@@ -319,7 +320,7 @@ def test_a_drift_alarm_lets_others_answer_until_it_is_cleared(
         assert probability == pytest.approx(0.95)
         assert "hr.fallback" not in parameters
         with pytest.raises(FailedPreconditionError, match="no fallbacks"):
-            admin.drift_alarm("m", True, version=6)
+            admin.drift_alarm("plain", True)
         with pytest.raises(NotFoundError, match="not loaded"):
             admin.drift_alarm("m", True, version=8)
 

@@ -139,3 +139,28 @@ TEST_CASE("memory is asked for before it is taken, and a bomb gets no more than 
     CHECK(granted >= text.size());
   }
 }
+
+TEST_CASE("gzip that is not believed is measured before it has memory") {
+  constexpr std::size_t kSize = 10 << 20;
+  const std::string honest = compress_text(Encoding::kGzip, std::string(kSize, 'x'));
+  Inflation measured(Encoding::kGzip, bytes_of(honest), kSize, false);
+  CHECK_FALSE(measured.measured());
+  while (!measured.measured()) REQUIRE(measured.run().ok());
+  CHECK(measured.size() == kSize);
+  measured.allocate();
+  while (!measured.done()) REQUIRE(measured.run().ok());
+  CHECK(measured.take().size() == kSize);
+
+  std::string lie = honest;  // it says 9 MiB
+  lie.replace(lie.size() - 4, 4, std::string("\0\0\x90\0", 4));
+  Inflation caught(Encoding::kGzip, bytes_of(lie), kSize, false);
+  Status status;
+  while (status.ok()) {
+    REQUIRE_FALSE(caught.measured());
+    status = caught.run();
+  }
+  CHECK(status.code() == StatusCode::kInternal);
+  // Small ones are believed at once.
+  const std::string small = compress_text(Encoding::kGzip, std::string(1 << 20, 'x'));
+  CHECK(Inflation(Encoding::kGzip, bytes_of(small), kSize, false).measured());
+}

@@ -23,6 +23,7 @@ def version_of(
     number: int = 1,
     max_batch_size: int = 0,
     start: bool = True,
+    health: _ext.HealthPolicy | None = None,
     **policy: Any,
 ) -> _ext.ModelVersion:
     """Tensors are {name: (datatype, dims without the batch dimension)}."""
@@ -36,7 +37,11 @@ def version_of(
     spec = _ext.ModelSpec(name, number, max_batch_size, specs(inputs, []), specs(outputs, []))
     policy.setdefault("max_rows", max(1, max_batch_size))
     version = _ext.ModelVersion(
-        spec, model, policy=_ext.BatchPolicy(**policy), instances=len(callables)
+        spec,
+        model,
+        policy=_ext.BatchPolicy(**policy),
+        instances=len(callables),
+        health=health or _ext.HealthPolicy(),
     )
     if start:
         version.start()

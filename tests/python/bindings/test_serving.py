@@ -154,7 +154,7 @@ def test_what_a_model_raises_is_internal_or_its_own_code(make_version: Callable[
 
         details = "x"
 
-    version = make_version(model, X, Y)
+    version = make_version(model, X, Y, health=_ext.HealthPolicy(failures=0))
     for error, expected, text in [
         (ValueError("wrong"), errors.InternalError, "ValueError: wrong"),
         (errors.ResourceExhaustedError("full"), errors.ResourceExhaustedError, "full"),
