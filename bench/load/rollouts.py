@@ -4,8 +4,11 @@
 
 A model (X -> X, a Python callable, batched) serves an open-loop load. For each kind of candidate a
 rollout gives version 2 a share of it: one that raises, one that answers NaN, one that takes 20 ms a
-batch, one that is as good. The table says what became of it, after how many of its requests and how
-many seconds, and what clients saw: wrong answers, errors. The client shares the machine's cores.
+batch, one that hangs, one that is as good. Each call has a deadline, at which its client gives it
+up, and the model a policy with version 1 as the fallback. The table says what became of the
+candidate, after how many of its requests and how many seconds, and what clients saw: wrong answers,
+errors (calls that were given up among them), the slowest answer. The client shares the machine's
+cores.
 """
 
 from __future__ import annotations
@@ -42,6 +45,7 @@ KINDS = {
     "raises": '    raise RuntimeError("broken")\n',
     "answers NaN": '    return {"Y": inputs["X"] * float("nan")}\n',
     "takes 20 ms": '    time.sleep(0.02)\n    return {"Y": inputs["X"]}\n',
+    "hangs": '    time.sleep(8)\n    return {"Y": inputs["X"]}\n',
     "is as good": '    return {"Y": inputs["X"]}\n',
 }
 
@@ -51,6 +55,7 @@ def parse_options() -> argparse.Namespace:
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
     parser.add_argument("--rate", type=float, default=5000.0, help="requests/s")
+    parser.add_argument("--deadline", type=float, default=0.1, help="seconds a call may take")
     parser.add_argument("--share", type=float, default=0.05, help="the candidate's")
     parser.add_argument("--latency-ratio", type=float, default=3.0)
     parser.add_argument("--seconds", type=float, default=12.0, help="a rollout's at most")
@@ -73,6 +78,7 @@ def measure(options: argparse.Namespace, headrace: str, loadgen: Path, code: str
             folder = work / "models" / MODEL / str(number)
             folder.mkdir(parents=True)
             (folder / "model.py").write_text(HEAD + text)
+        (work / "models" / MODEL / "policy.yaml").write_text("fallback: [{version: 1}]\n")
         later = work / "2"
         (work / "models" / MODEL / "2").rename(later)
         (work / "request").write_bytes(identity.infer_request(MODEL))
@@ -81,7 +87,7 @@ def measure(options: argparse.Namespace, headrace: str, loadgen: Path, code: str
         server = subprocess.Popen(
             [
                 *(headrace, "serve", "--model-repository", str(work / "models"), "--host"),
-                *("127.0.0.1", "--grpc-port", str(port), "--metrics-port", "-1"),
+                *("127.0.0.1", "--grpc-port", str(port), "--metrics-port", "-1", "--state-dir", ""),
             ],
             stdout=(work / "log").open("wb"),
             stderr=subprocess.STDOUT,
@@ -100,7 +106,7 @@ def measure(options: argparse.Namespace, headrace: str, loadgen: Path, code: str
                     *("--message", str(work / "request")),
                     *("--expect-contains", str(work / "values"), "--connections", "8"),
                     *("--rate", str(options.rate), "--warm-up", "2"),
-                    *("--duration", str(options.seconds)),
+                    *("--duration", str(options.seconds), "--deadline", str(options.deadline)),
                 ],
                 stdout=subprocess.PIPE,
                 text=True,
@@ -144,9 +150,12 @@ def main() -> None:
     if headrace is None:
         sys.exit("no headrace command; give --headrace")
     about = report.machine(ROOT, Path(sys.executable), None)
-    print(f"{options.rate:.0f} requests/s, {options.share:.3g} of them the candidate's")
+    print(
+        f"{options.rate:.0f} requests/s, {options.share:.3g} of them the candidate's, deadline "
+        f"{options.deadline * 1e3:.0f} ms"
+    )
     heads = f"{'became':>12} {'its requests':>13} {'seconds':>8} {'wrong':>6} {'errors':>7}"
-    print(f"{'candidate':14} {heads} {'p99 us':>8}")
+    print(f"{'candidate':14} {heads} {'p99 us':>8} {'most us':>8}")
     rows: dict[str, list[dict[str, Any]]] = {}
     for kind, code in KINDS.items():
         for _ in range(options.rounds):
@@ -155,7 +164,8 @@ def main() -> None:
             print(
                 f"{kind:14} {row['state'].replace('_', ' '):>12} {row['candidate_requests']:13} "
                 f"{row['seconds']:8.2f} {row['wrong']:6} {row['errors']:7} "
-                f"{row['clients']['latency_us']['p99']:8.0f}"
+                f"{row['clients']['latency_us']['p99']:8.0f} "
+                f"{row['clients']['latency_us']['max']:8.0f}"
             )
     print(f"{about['cpu']}, {about['cores']} cores")
     if not options.no_save:

@@ -400,19 +400,20 @@ struct OpenVinoBackend::Impl {
   }
   // Whether a load may have a low priority.
   bool workers_are_there() {
-    std::call_once(workers_once, [this] {
+    // The process's, whichever backend comes first; kept to its end.
+    static const OpenVinoWorkers* const workers = [this] {
+      auto* const started = new OpenVinoWorkers();
       try {
-        workers = start_openvino_workers(core());
+        *started = start_openvino_workers(core());
       } catch (...) {
         // Without them every load has the caller's priority.
       }
-    });
-    return workers.all;
+      return started;
+    }();
+    return workers->all;
   }
   std::once_flag once;
   std::unique_ptr<ov::Core> made;
-  std::once_flag workers_once;
-  OpenVinoWorkers workers;
 };
 
 OpenVinoBackend::OpenVinoBackend() : impl_(std::make_unique<Impl>()) {}

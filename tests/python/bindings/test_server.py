@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 import sys
 import threading
+import time
 import weakref
 from collections.abc import Callable
 from contextlib import suppress
@@ -429,7 +430,11 @@ def test_cycles_of_servers_leave_no_threads(make_version: Make) -> None:
 
     for _ in range(10):
         cycle()
-    assert not [name for name in threads() if name.startswith("headrace-")]
+    # One that was joined may be in /proc for a moment yet.
+    end = time.monotonic() + 30
+    while left := [name for name in threads() if name.startswith("headrace-")]:
+        assert time.monotonic() < end, left
+        time.sleep(0.01)  # between looks
 
 
 def test_a_server_that_is_dropped_stops() -> None:
