@@ -10,6 +10,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Iterator
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -118,7 +119,8 @@ def test_stopping_does_not_wait_for_them() -> None:
         silent.sendall(b"GET /metr")
         server.stop()
         silent.settimeout(60)
-        assert silent.recv(1) == b""
+        with suppress(ConnectionResetError):  # when what it sent was never read
+            assert silent.recv(1) == b""
 
 
 def test_a_server_without_metrics_says_so_and_stops(monkeypatch, caplog) -> None:
