@@ -162,7 +162,8 @@ def test_big_inputs_in_a_small_cgroup(
         load.more(200)
     done.set()
     watcher.join()
-    ledger.check()
+    # Small calls find no room either for as long as the large ones hold all of it.
+    ledger.check({"OK", "RESOURCE_EXHAUSTED"})
     assert set(big.codes) <= {"OK", "RESOURCE_EXHAUSTED"}, big.codes
     assert sum(big.codes.values()) == 80
     figure("calls of 24 MiB", 80)
