@@ -2,8 +2,8 @@
 // batches when they are free, so a batch is as large as what arrived while the instance was busy.
 //
 // Threads: push() from any thread, never blocks for longer than the lock; pull(), leave() and enter()
-// from instance threads; borrow() and give_back() from any; expire() from the reaper; close() from any, again with
-// kRefuse to cut a drain short.
+// from instance threads; borrow() and give_back() from any; expire() from the reaper; close() from
+// any, again with kRefuse to cut a drain short.
 // Invariants: a request leaves the queue exactly once: in a batch, or refused (cancelled, deadline
 // passed, queue timeout, queue full, closed, no instance in service). Those that left early cost no
 // execution.

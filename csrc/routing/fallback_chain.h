@@ -14,8 +14,8 @@
 //   circuit_open    a breaker refused it
 //   deadline        less time is left than the step's p95, or the step's time is over
 //   drift           set_drift(true)
-// The first trigger decides which steps are tried (`on`; `when` in policy.yaml) and is what the response says. Cancelled
-// requests are tried no further.
+// The first trigger decides which steps are tried (`on`; `when` in policy.yaml) and is what the
+// response says. Cancelled requests are tried no further.
 // Deadlines: the client's, or `budget` after the arrival if that is sooner; answers are given `margin`
 // (a tenth of it, within 2 to 100 ms) before. No try is begun that takes longer than is left, going
 // by its p95; a rule always is in time. A try is given up when the step after it would be too late.

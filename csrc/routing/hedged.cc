@@ -5,6 +5,8 @@
 #include <utility>
 #include <vector>
 
+#include "routing/copy_question.h"
+
 namespace headrace {
 
 struct Hedged::Attempt final : public Completion, public Interest {
@@ -95,18 +97,8 @@ class Hedged::Race final : public Alarms::Sleeper {
     auto* const made = new Attempt(std::static_pointer_cast<Race>(shared_from_this()), second);
     RequestPtr attempt(&made->request);
     Request& request = made->request;
-    request.message = root_->message;
-    request.converted = root_->converted;
-    request.model_name = root_->model_name;
-    request.model_version = root_->model_version;
-    request.id = root_->id;
-    request.inputs = root_->inputs;
-    request.outputs = root_->outputs;
-    request.parameters = root_->parameters;
-    request.priority = root_->priority;
-    request.timeout = root_->timeout;
+    copy_question(*root_, request);
     request.deadline = root_->deadline;
-    request.arm = root_->arm;
     request.chain_depth = root_->chain_depth;
     request.times.arrived = root_->times.arrived;
     ++under_way_;

@@ -7,7 +7,6 @@
 // Threads: any. A mutex and an allocation a request; an alarm for those not answered at once.
 #pragma once
 
-#include <array>
 #include <atomic>
 #include <cstdint>
 #include <functional>

@@ -4,6 +4,7 @@
 #include <utility>
 
 #include "core/classification.h"
+#include "routing/copy_question.h"
 
 namespace headrace {
 namespace {
@@ -95,17 +96,7 @@ FallbackChain::Pursuit::Todo FallbackChain::Pursuit::attempt(std::shared_ptr<Ser
   Todo todo;
   todo.attempt = RequestPtr(&made->request);
   Request& request = made->request;
-  request.message = root_->message;
-  request.converted = root_->converted;
-  request.model_name = root_->model_name;
-  request.model_version = root_->model_version;
-  request.id = root_->id;
-  request.inputs = root_->inputs;
-  request.outputs = root_->outputs;
-  request.parameters = root_->parameters;
-  request.priority = root_->priority;
-  request.timeout = root_->timeout;
-  request.arm = root_->arm;
+  copy_question(*root_, request);
   request.chain_depth = root_->chain_depth + 1;
   request.times.arrived = step_ == 0 ? root_->times.arrived : now;
   const std::optional<Accept>& accept = chain_->options_.accept;
