@@ -16,18 +16,19 @@ import tritonclient.grpc as triton
 from tritonclient.utils import InferenceServerException
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+def two_free_ports() -> tuple[int, int]:
+    """Both are held while they are chosen, so they differ."""
+    with socket.socket() as one, socket.socket() as other:
+        for probe in (one, other):
+            probe.bind(("127.0.0.1", 0))
+        return one.getsockname()[1], other.getsockname()[1]
 
 
 class ServerProcess:
     """Starts on entry, is stopped with SIGTERM on exit; `returncode` then says how it ended."""
 
     def __init__(self, repository: Path, *options: str) -> None:
-        self.port = free_port()
+        self.port, metrics_port = two_free_ports()
         self.address = f"127.0.0.1:{self.port}"
         self.command = [
             str(Path(sys.executable).with_name("headrace")),
@@ -37,7 +38,7 @@ class ServerProcess:
             "--grpc-port",
             str(self.port),
             "--metrics-port",
-            str(free_port()),
+            str(metrics_port),
             *options,
         ]
         self.start_seconds = 0.0

@@ -64,17 +64,23 @@ def eventually(condition: Callable[[], Any], what: str, within_s: float = 30) ->
 # --- the server ------------------------------------------------------------------------------
 
 
+_PORTS_GIVEN: set[int] = set()
+
+
 def free_port() -> int:
-    """Below the range from which the kernel gives clients their ports: a connection of another test
-    cannot take it before the server has it."""
+    """Never the same twice. Below the range from which the kernel gives clients their ports: a
+    connection of another test cannot take it before the server has it."""
     while True:
         port = random.SystemRandom().randrange(10_000, 32_000)
+        if port in _PORTS_GIVEN:
+            continue
         with socket.socket() as probe:
             try:
                 probe.bind(("127.0.0.1", port))
             except OSError:
                 continue
-            return port
+        _PORTS_GIVEN.add(port)
+        return port
 
 
 class Server:
