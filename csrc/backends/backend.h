@@ -13,6 +13,7 @@
 // ---------------------------------------------------------------------------------------------
 #pragma once
 
+#include <algorithm>
 #include <cstddef>
 #include <memory>
 #include <span>
@@ -41,6 +42,14 @@ class Instance {
   // where the runtime allows. `shape` is the whole batch's. Filled by the caller before run().
   virtual Result<std::span<std::byte>> input(std::size_t index, const Shape& shape,
                                              std::size_t bytes) = 0;
+  // Input `index` of the next run is read from where it lies: nothing is copied where the runtime can do so.
+  // `tensor` stays as it is until the run has ended.
+  virtual Status lend(std::size_t index, const TensorView& tensor) {
+    Result<std::span<std::byte>> memory = input(index, tensor.shape, tensor.data.size());
+    if (!memory) return memory.error();
+    std::copy(tensor.data.begin(), tensor.data.end(), memory->begin());
+    return {};
+  }
   // The next run has no input `index` (an optional input that every request of the batch left out).
   virtual Status omit(std::size_t index) = 0;
   virtual Status run() = 0;
