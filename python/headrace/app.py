@@ -29,10 +29,11 @@ from headrace.config import ServerConfig
 from headrace.control.admin_listeners import AdminListeners
 from headrace.control.admin_service import AdminService
 from headrace.control.kserve_service import KServeService
-from headrace.control.manager import LoadEvent, ManagerOptions, ModelManager
+from headrace.control.manager import ManagerOptions, ModelManager
 from headrace.control.people import People
 from headrace.control.rollouts import Rollouts
 from headrace.control.signature import Declaration, datatype_number, declare
+from headrace.control.swapping import LoadEvent
 from headrace.control.tls_reload import TlsReload
 from headrace.errors import FailedPreconditionError, HeadraceError, InvalidArgumentError
 from headrace.logs import get_logger

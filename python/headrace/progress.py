@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 from headrace import logs
 
 if TYPE_CHECKING:
-    from headrace.control.manager import LoadEvent
+    from headrace.control.swapping import LoadEvent
 
 __all__ = ["LoadProgress"]
 

@@ -172,7 +172,7 @@ class Rollouts:
         self._ended: Counter[tuple[str, str]] = Counter()  # (model, state); guarded by _lock
         self._thread: threading.Thread | None = None  # guarded by _lock
         self._stop = threading.Event()
-        manager.kept_out = self._kept_out
+        manager.desired.kept_out = self._kept_out
         manager.on_loaded = self._after_load
 
     # ---- what people ask ------------------------------------------------------------------------
