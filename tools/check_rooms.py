@@ -78,9 +78,10 @@ PYTHON_FLOORS = {
     "load_cli": 6,
     "rollout_cli": 6,
     "rules_cli": 6,
-    "cli": 7,
-    "__main__": 8,
-    "__init__": 9,
+    "quantize_cli": 7,
+    "cli": 8,
+    "__main__": 9,
+    "__init__": 10,
 }
 
 _INCLUDE = re.compile(r'^[ \t]*#[ \t]*include[ \t]*(["<])([^">]+)[">]', re.MULTILINE)

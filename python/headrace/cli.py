@@ -23,6 +23,7 @@ from headrace import (
     human_cli,
     load_cli,
     logs,
+    quantize_cli,
     rollout_cli,
     rules_cli,
 )
@@ -50,6 +51,7 @@ app.add_typer(human_cli.app, name="human")
 app.command()(load_cli.load)
 app.command()(rules_cli.rules)
 app.command()(calibrate_cli.calibrate)
+app.command()(quantize_cli.quantize)
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
 OptionalInt = Optional[int]  # noqa: UP045
