@@ -116,7 +116,7 @@ TimePoint Batcher::push(std::span<RequestPtr> requests, bool wake) {
   return announce;
 }
 
-bool Batcher::pull(Batch& batch, std::size_t instance) {
+bool Batcher::pull(Batch& batch, std::size_t instance, TimePoint attend_at) {
   RequestQueue::Refused refused;
   Waiter* next = nullptr;
   std::unique_lock lock(state_->mutex);
@@ -141,6 +141,10 @@ bool Batcher::pull(Batch& batch, std::size_t instance) {
       break;
     }
     if (state_->closed && state_->queue.empty()) break;
+    if (now >= attend_at) {
+      next = state_->to_wake(now, refused);  // in its place
+      break;
+    }
     if (waiter == nullptr && !state_->waiters.empty()) {
       waiter = std::move(state_->waiters.back());
       state_->waiters.pop_back();
@@ -149,7 +153,7 @@ bool Batcher::pull(Batch& batch, std::size_t instance) {
     }
     waiter->instance = instance;
     state_->queue.load().idle(instance);
-    state_->wait(lock, *waiter, std::min(cut.wait_until, state_->queue.next_expiry()));
+    state_->wait(lock, *waiter, std::min({cut.wait_until, state_->queue.next_expiry(), attend_at}));
     if (std::exchange(waiter->attend, false)) {
       next = state_->to_wake(Clock::now(), refused);  // in its place
       break;

@@ -72,10 +72,10 @@ class Batcher {
   TimePoint push(std::span<RequestPtr> requests, bool wake = true);
 
   // Waits for a batch by the policy. False: closed and drained, the instance thread ends; or
-  // give_back() wants the instance's own thread to see to it.
+  // give_back() wants the instance's own thread to see to it; or there was none until `attend_at`.
   // Fills an empty `batch`, which its caller keeps for the capacity of its vector. `instance` is the
   // number of the caller's instance.
-  bool pull(Batch& batch, std::size_t instance = 0);
+  bool pull(Batch& batch, std::size_t instance = 0, TimePoint attend_at = kNever);
 
   // An instance that waited, in use by another thread; its own sleeps on.
   struct Waiter;

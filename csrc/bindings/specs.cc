@@ -89,8 +89,10 @@ AdmissionPolicy make_admission_policy(bool by_deadline, bool by_budget, uint64_t
   return {by_deadline, by_budget, Microseconds(queue_target_us), Microseconds(queue_interval_us)};
 }
 
-HealthPolicy make_health_policy(uint32_t failures, double backoff_s, double backoff_max_s) {
-  return {failures, nanoseconds_of(backoff_s), nanoseconds_of(std::max(backoff_s, backoff_max_s))};
+HealthPolicy make_health_policy(uint32_t failures, double backoff_s, double backoff_max_s,
+                                double probe_s) {
+  return {failures, nanoseconds_of(backoff_s), nanoseconds_of(std::max(backoff_s, backoff_max_s)),
+          nanoseconds_of(probe_s)};
 }
 
 }  // namespace
@@ -126,7 +128,7 @@ void bind_specs(py::module_& module) {
            "by_budget"_a = true, "queue_target_us"_a = 0, "queue_interval_us"_a = 100000);
   py::class_<HealthPolicy>(module, "HealthPolicy")
       .def(py::init(&make_health_policy), py::kw_only(), "failures"_a = 5, "backoff_s"_a = 1.0,
-           "backoff_max_s"_a = 60.0);
+           "backoff_max_s"_a = 60.0, "probe_s"_a = 0.0);
 }
 
 }  // namespace headrace

@@ -26,6 +26,12 @@ void InstanceHealth::failed(const Status& status, TimePoint now) {
   fault_ = status;
 }
 
+void InstanceHealth::failed_idle(const Status& status, TimePoint now) {
+  if (suspect_ || now < not_before_) return;
+  suspect_ = true;
+  fault_ = status;
+}
+
 void InstanceHealth::cleared(TimePoint now, Nanoseconds probe_took) {
   forgiven();
   not_before_ = saturating_add(now, std::max(policy_.backoff, probe_took * kProbeShare));

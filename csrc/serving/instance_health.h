@@ -5,6 +5,7 @@
 // proof: one client that sends only bad inputs does the same to every instance. So a suspect instance
 // is probed (with a sample that should succeed): when the probe succeeds, the requests were at fault,
 // and for a while, at least kProbeShare times as long as the probe took, it is not suspected again.
+// An instance that idles may be probed, too; when that fails it is suspect at once.
 // Rebuilds are apart by `backoff`, twice as long each time up to `backoff_max`, give or take a
 // quarter; after 2 x backoff_max without one it begins anew.
 //
@@ -24,6 +25,7 @@ struct HealthPolicy {
   uint32_t failures = 5;  // batches in a row that make an instance suspect; 0: none ever does
   Nanoseconds backoff = std::chrono::seconds(1);
   Nanoseconds backoff_max = std::chrono::seconds(60);
+  Nanoseconds probe{0};  // an instance that had nothing to do for so long is probed; zero: never
 };
 
 // Whether a batch that ended so says something against its instance: not, when it says that the
@@ -43,6 +45,9 @@ class InstanceHealth {
   }
   // A batch failed, and each of its requests alone.
   void failed(const Status& status, TimePoint now);
+
+  // A probe failed while nobody asked for anything.
+  void failed_idle(const Status& status, TimePoint now);
 
   bool suspect() const { return suspect_; }
   // The failure that made it suspect.

@@ -50,6 +50,12 @@ Status ModelVersion::probe(Instance& instance) {
   return status;
 }
 
+void ModelVersion::probe_idle(std::size_t number) {
+  if (!sample_proven_) return;  // a failure would say nothing
+  Status status = probe(*instances_[number]);
+  if (!status) health_[number].failed_idle(status, Clock::now());
+}
+
 Result<std::unique_ptr<Instance>> ModelVersion::make_instance() noexcept try {
   return model_->make_instance();
 } catch (const std::exception& e) {

@@ -85,7 +85,8 @@ ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
       statistics_(options.batch.latency_budget),
       admission_(options.admission),
       on_instance_event_(std::move(options.on_instance_event)),
-      rebuild_pushback_(options.health.backoff) {
+      rebuild_pushback_(options.health.backoff),
+      probe_idle_(options.health.probe) {
   if (options.batch.preserve_ordering && options.instances > 1) {
     gate_ = std::make_unique<ReleaseGate>(
         [this](std::vector<RequestPtr>& requests) { deliver(requests); });
@@ -310,13 +311,16 @@ void ModelVersion::run_instance(std::size_t number) {
   Batch batch;
   InstanceHealth& health = health_[number];
   for (;;) {
-    const bool pulled = batcher_->pull(batch, number);
-    if (pulled) serve(batch, number, false);
-    if (health.suspect()) {
-      if (!recover(number)) break;
-    } else if (!pulled) {
-      break;
+    const TimePoint idle_until =
+        probe_idle_ > Nanoseconds{0} ? saturating_add(Clock::now(), probe_idle_) : kNever;
+    const bool pulled = batcher_->pull(batch, number, idle_until);
+    if (pulled) {
+      serve(batch, number, false);
+    } else if (!health.suspect()) {
+      if (Clock::now() < idle_until) break;  // the version closes
+      probe_idle(number);
     }
+    if (health.suspect() && !recover(number)) break;
   }
   const std::lock_guard lock(mutex_);
   --running_;

@@ -157,6 +157,8 @@ class ModelVersion final : public Servable {
   // is closing and the instance is gone.
   bool recover(std::size_t number);
   Status probe(Instance& instance);
+  // It had nothing to do for a while: is it still well?
+  void probe_idle(std::size_t number);
   Result<std::unique_ptr<Instance>> make_instance() noexcept;
   // False: the version is closing.
   bool wait_to_rebuild(TimePoint until);
@@ -188,6 +190,7 @@ class ModelVersion final : public Servable {
 
   std::function<void(const InstanceEvent&)> on_instance_event_;
   const Nanoseconds rebuild_pushback_;
+  const Nanoseconds probe_idle_;            // zero: never
   std::optional<ProbeSample> sample_;       // not changed after start()
   std::atomic<bool> sample_proven_{false};  // an instance ran it
 

@@ -97,11 +97,17 @@ class AdmissionPolicy:
 
 @final
 class HealthPolicy:
-    """How many batches in a row an instance may fail before it is probed (0: any number), and how
-    far apart its rebuilds are, at first and at most."""
+    """How many batches in a row an instance may fail before it is probed (0: any number), how far
+    apart its rebuilds are, at first and at most, and after how long without anything to do it is
+    probed (0: never)."""
 
     def __init__(
-        self, *, failures: int = 5, backoff_s: float = 1.0, backoff_max_s: float = 60.0
+        self,
+        *,
+        failures: int = 5,
+        backoff_s: float = 1.0,
+        backoff_max_s: float = 60.0,
+        probe_s: float = 0.0,
     ) -> None: ...
 
 @final

@@ -191,7 +191,10 @@ def admission_policy(policy: AdmissionPolicy | None) -> runtime.AdmissionPolicy:
 def health_policy(policy: HealthPolicy | None) -> runtime.HealthPolicy:
     policy = policy or HealthPolicy()
     return runtime.HealthPolicy(
-        failures=policy.failures, backoff_s=policy.backoff, backoff_max_s=policy.backoff_max
+        failures=policy.failures,
+        backoff_s=policy.backoff,
+        backoff_max_s=policy.backoff_max,
+        probe_s=policy.probe,
     )
 
 

@@ -119,11 +119,13 @@ class HealthPolicy:
     failures: int = 5  # batches in a row, then it is probed; 0: never
     backoff: float = seconds(1.0)  # between its rebuilds, at first;
     backoff_max: float = seconds(60.0)  # at most
+    probe: float = seconds(0.0)  # an instance with nothing to do for so long is probed; 0: never
 
     def __post_init__(self) -> None:
         _check("health.failures", self.failures, 0, 1_000_000)
         _check("health.backoff", self.backoff, 1e-3, 86400)
         _check("health.backoff_max", self.backoff_max, self.backoff, 86400)
+        _check("health.probe", self.probe, 0, 86400)
 
 
 @dataclass(frozen=True)

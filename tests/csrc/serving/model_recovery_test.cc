@@ -174,6 +174,34 @@ TEST_CASE("a sick instance leaves service, the other serves on, a new one takes 
   CHECK(hospital.told().back().in_service == 2);
 }
 
+TEST_CASE("an instance that falls sick while it idles is found by its probe, and made anew") {
+  Hospital hospital({.failures = 5, .backoff = 1ms, .backoff_max = 2ms, .probe = 1ms});
+  Ward& ward = hospital.ward;
+  hospital.warm_up();
+  hospital.version->start();
+  wait_for([&] { return ward.runs >= 4; });  // probes find nothing
+  CHECK(hospital.told().empty());
+  CHECK(hospital.ask("abcd").status);
+  ward.refuse = true;
+  ward.sick_below = 1;
+  wait_for([&] { return !hospital.version->ready(); });
+  CHECK(hospital.ask("abcd").status.code() == StatusCode::kUnavailable);
+  ward.refuse = false;
+  wait_for([&] { return hospital.version->ready(); });
+  CHECK(hospital.ask("abcd").status);
+  CHECK(ward.made == 2);
+  CHECK(hospital.version->close(Batcher::Close::kDrain));
+}
+
+TEST_CASE("idle instances are not probed with a sample that no instance ever ran, nor unasked") {
+  Hospital hospital({.failures = 1, .backoff = 1h, .backoff_max = 1h, .probe = 1ms});
+  hospital.ward.zeros_fail = true;
+  hospital.version->start();
+  for (int i = 0; i < 200; ++i) CHECK(hospital.ask("abcd").status);
+  CHECK(hospital.ward.runs == 200);
+  CHECK(hospital.version->ready());
+}
+
 TEST_CASE("requests that fail alone take no instance out of service: the probe says so") {
   Hospital hospital({.failures = 3, .backoff = 1h, .backoff_max = 1h});
   hospital.warm_up();
