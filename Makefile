@@ -6,7 +6,7 @@ SAY := printf '\033[1m== %s\033[0m\n'
 # Built here, so that the C++ tests find the same OpenVINO as the extension.
 CMAKE_PYTHON := -DPython3_EXECUTABLE=$(CURDIR)/$(PYTHON_BIN)
 CLANG_FORMAT := .venv/bin/clang-format
-CXX_FILES = $(shell git ls-files '*.h' '*.cc')
+CXX_FILES = $(shell git ls-files '*.h' '*.cc' '*.cuh' '*.cu')
 
 .PHONY: help
 help: ## this list

@@ -140,7 +140,7 @@ def _check_include(path: str, included: str) -> str | None:
 def check_cpp(csrc: Path) -> Iterator[str]:
     """Findings in csrc/, as "path:line: text"."""
     for file in sorted(csrc.rglob("*")):
-        if file.suffix not in (".h", ".cc"):
+        if file.suffix not in (".h", ".cc", ".cuh", ".cu"):
             continue
         path = file.relative_to(csrc).as_posix()
         room = path.split("/")[0]
