@@ -1,0 +1,225 @@
+// The kernels, written once over a Traits of each instruction set. Included by the files an ISA only,
+// whose Traits have internal linkage, so that nothing of this is ever shared between them.
+//
+// A tile is R rows times NV vectors of output channels, its sums in registers from the first product
+// to the stored result.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <cstring>
+
+#include "kernels/int8_table.h"
+
+namespace headrace {
+
+template <class T>
+struct Int8Body {
+  using Floats = typename T::Floats;
+  using Ints = typename T::Ints;
+  static constexpr std::size_t kLanes = T::kLanes;
+
+  static std::size_t padded(std::size_t n) { return (n + 63) / 64 * 64; }
+
+  static void fill(uint8_t* to, std::size_t n) { std::memset(to, 0, padded(n)); }
+
+  // kChunk floats at a time; the last ones through a copy.
+  static void quantise(const float* x, std::size_t n, float inverse, int32_t zero_point,
+                       int32_t low, int32_t high, uint8_t* to) {
+    const Floats factor = T::set(inverse);
+    const Floats least = T::set(static_cast<float>(low - zero_point));
+    const Floats most = T::set(static_cast<float>(high - zero_point));
+    const Ints offset = T::set_int(zero_point);
+    std::size_t i = 0;
+    for (; i + T::kChunk <= n; i += T::kChunk) {
+      T::quantise_chunk(x + i, factor, least, most, offset, to + i);
+    }
+    if (i < n) {
+      float rest[T::kChunk] = {};
+      std::memcpy(rest, x + i, (n - i) * sizeof(float));
+      T::quantise_chunk(rest, factor, least, most, offset, to + i);
+      i += T::kChunk;
+    }
+    // What the last chunk wrote beyond n too: weights are zero there, but equal inputs give equal bytes.
+    std::memset(to + n, 0, padded(n) - n);
+  }
+
+  static Int8Row quantise_dynamic(const float* x, std::size_t n, int32_t max, uint8_t* to) {
+    Floats low = T::set(0), high = T::set(0);
+    Ints size = T::set_int(0);  // the largest magnitude, as bits: above infinity's are NaNs
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) {
+      const Floats v = T::load(x + i);
+      low = T::min(low, v);
+      high = T::max(high, v);
+      size = T::max_int(size, T::magnitude(v));
+    }
+    if (i < n) {
+      const Floats v = T::load_some(x + i, n - i);
+      low = T::min(low, v);
+      high = T::max(high, v);
+      size = T::max_int(size, T::magnitude(v));
+    }
+    if (T::any_beyond(size, 0x7f7fffff)) {
+      fill(to, n);
+      return {__builtin_nanf(""), 0};
+    }
+    const float least = T::reduce_min(low), most = T::reduce_max(high);
+    const auto steps = static_cast<float>(max);
+    const float scale = most / steps - least / steps;
+    if (scale < 1.17549435e-38f) {  // zero, or so small that 1 / scale might be infinite
+      fill(to, n);
+      return {0, 0};
+    }
+    const float inverse = 1.0f / scale;
+    const int32_t zero_point = T::round(-least * inverse);
+    quantise(x, n, inverse, zero_point, 0, max, to);
+    return {scale, zero_point};
+  }
+
+  static Int8Row quantise_static(const float* x, std::size_t n, float scale, int32_t zero_point,
+                                 int32_t low, int32_t high, uint8_t* to) {
+    quantise(x, n, 1.0f / scale, zero_point, low, high, to);
+    Ints size = T::set_int(0);
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) size = T::max_int(size, T::magnitude(T::load(x + i)));
+    if (i < n) size = T::max_int(size, T::magnitude(T::load_some(x + i, n - i)));
+    return {T::any_beyond(size, 0x7f800000) ? __builtin_nanf("") : scale, zero_point};
+  }
+
+  // erf as x P(x^2) / Q(x^2), fitted on [-4, 4]: at most 4e-7 off.
+  static Floats erf(Floats x) {
+    x = T::max(T::set(-4.0f), T::min(T::set(4.0f), x));
+    const Floats t = T::mul(x, x);
+    Floats p = T::fma(T::set(1.92171778e-08f), t, T::set(-1.99032547e-06f));
+    p = T::fma(p, t, T::set(1.55537942e-04f));
+    p = T::fma(p, t, T::set(4.29310044e-03f));
+    p = T::fma(p, t, T::set(5.24336249e-02f));
+    p = T::fma(p, t, T::set(2.13945806e-01f));
+    p = T::fma(p, t, T::set(1.12837863f));
+    Floats q = T::fma(T::set(1.09804957e-03f), t, T::set(1.55511899e-02f));
+    q = T::fma(q, t, T::set(1.20800085e-01f));
+    q = T::fma(q, t, T::set(5.22932172e-01f));
+    q = T::fma(q, t, T::set(1.0f));
+    return T::div(T::mul(x, p), q);
+  }
+
+  // 2^n e^r with |r| <= ln(2) / 2.
+  static Floats exp(Floats x) {
+    x = T::max(T::set(-87.0f), T::min(T::set(87.0f), x));
+    const Ints n = T::to_int(T::mul(x, T::set(1.44269504f)));
+    const Floats whole = T::to_float(n);
+    Floats r = T::fma(whole, T::set(-0.693359375f), x);
+    r = T::fma(whole, T::set(2.12194440e-04f), r);
+    Floats p = T::fma(T::set(1.0f / 720), r, T::set(1.0f / 120));
+    p = T::fma(p, r, T::set(1.0f / 24));
+    p = T::fma(p, r, T::set(1.0f / 6));
+    p = T::fma(p, r, T::set(0.5f));
+    p = T::fma(p, r, T::set(1.0f));
+    p = T::fma(p, r, T::set(1.0f));
+    return T::mul(p, T::exponent(n));
+  }
+
+  static Floats times_sigmoid(Floats x, Floats of) {
+    const Floats one = T::set(1.0f);
+    return T::div(x, T::add(one, exp(T::mul(of, T::set(-1.0f)))));
+  }
+
+  // A NaN stays one: min and max answer their second operand then.
+  static Floats activate(LinearActivation activation, Floats x) {
+    switch (activation) {
+      case LinearActivation::kNone:
+        break;
+      case LinearActivation::kRelu:
+        return T::max(T::set(0), x);
+      case LinearActivation::kGeluErf: {
+        const Floats half = T::mul(x, T::set(0.5f));
+        return T::fma(half, erf(T::mul(x, T::set(0.70710678f))), half);
+      }
+      case LinearActivation::kGeluTanh: {
+        const Floats cube = T::mul(T::mul(x, x), x);
+        return times_sigmoid(x, T::mul(T::set(1.5957691f), T::fma(T::set(0.044715f), cube, x)));
+      }
+      case LinearActivation::kSilu:
+        return times_sigmoid(x, x);
+    }
+    return x;
+  }
+
+  template <int R, int NV>
+  static void store(const Int8Matrix& matrix, const Int8Panel& panel, const Int8Rows& rows,
+                    std::size_t row, const Ints (&sums)[R][NV], float* y, int32_t* raw) {
+#pragma GCC unroll 3
+    for (int v = 0; v < NV; ++v) {
+      const std::size_t channel = panel.channel + v * kLanes;
+      const std::size_t left = panel.channels - v * kLanes;
+      const Ints weights = T::load_ints(matrix.sums + channel);
+      const Floats scale = T::load(matrix.scales + channel);
+      const Floats bias = T::load(matrix.bias + channel);
+#pragma GCC unroll 8
+      for (int r = 0; r < R; ++r) {
+        const Int8Row& made = rows.rows[row + r];
+        const std::size_t at = (row + r) * matrix.channels + channel;
+        const Ints sum = T::sub_int(sums[r][v], T::mul_int(T::set_int(made.zero_point), weights));
+        if (raw != nullptr) [[unlikely]] {
+          alignas(64) int32_t whole[kLanes];
+          T::store_ints(whole, sum);
+          std::memcpy(raw + at, whole, (left < kLanes ? left : kLanes) * sizeof(int32_t));
+          continue;
+        }
+        const Floats value = activate(
+            matrix.activation, T::fma(T::to_float(sum), T::mul(T::set(made.scale), scale), bias));
+        if (left >= kLanes) {
+          T::store(y + at, value);
+        } else {
+          T::store_some(y + at, value, left);
+        }
+      }
+    }
+  }
+
+  template <int R, int NV>
+  static void tile(const Int8Matrix& matrix, const Int8Panel& panel, const Int8Rows& rows,
+                   std::size_t row, float* y, int32_t* raw) {
+    Ints sums[R][NV];
+    T::template products<R, NV>(panel, rows.values + row * rows.stride, rows.stride, sums);
+    store<R, NV>(matrix, panel, rows, row, sums, y, raw);
+  }
+
+  template <int R, int NV>
+  static void rest(std::size_t count, const Int8Matrix& matrix, const Int8Panel& panel,
+                   const Int8Rows& rows, std::size_t row, float* y, int32_t* raw) {
+    if constexpr (R > 0) {
+      if (count == R) return tile<R, NV>(matrix, panel, rows, row, y, raw);
+      rest<R - 1, NV>(count, matrix, panel, rows, row, y, raw);
+    }
+  }
+
+  template <int NV>
+  static void panel_rows(const Int8Matrix& matrix, const Int8Panel& panel, const Int8Rows& rows,
+                         float* y, int32_t* raw) {
+    // Tiles of nearly equal height: 5 + 4 rows rather than 8 + 1.
+    const std::size_t tiles = (rows.count + T::kRows - 1) / T::kRows;
+    for (std::size_t t = 0, row = 0; t < tiles; ++t) {
+      const std::size_t count = (rows.count - row + tiles - t - 1) / (tiles - t);
+      rest<T::kRows, NV>(count, matrix, panel, rows, row, y, raw);
+      row += count;
+    }
+  }
+
+  static void multiply(const Int8Matrix& matrix, std::size_t first, std::size_t last,
+                       const Int8Rows& rows, float* y, int32_t* raw) {
+    for (std::size_t p = first; p < last; ++p) {
+      const Int8Panel& panel = matrix.panels[p];
+      if (panel.vectors == 3) {
+        panel_rows<3>(matrix, panel, rows, y, raw);
+      } else if (panel.vectors == 2) {
+        panel_rows<2>(matrix, panel, rows, y, raw);
+      } else {
+        panel_rows<1>(matrix, panel, rows, y, raw);
+      }
+    }
+  }
+};
+
+}  // namespace headrace
