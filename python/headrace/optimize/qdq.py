@@ -81,7 +81,7 @@ class _Editor:
         from onnx import numpy_helper
 
         name = self.free(name)
-        tensor = numpy_helper.from_array(np.ascontiguousarray(value), name)
+        tensor = numpy_helper.from_array(np.array(value, order="C"), name)
         self.graph.initializer.append(tensor)
         self.constants[name] = tensor
         return name

@@ -217,16 +217,21 @@ class _Search:
         seen = observe(self.model, tensors, linear, chunks, tick)
         self.plain = {x.key: seen[x.x] for x in self.layers}
         if self.options.strengths:
-            self._choose_groups(seen)
+            # Judged on other rows than those that the factors come from: the more even the
+            # channels, the more of them exceed on other data what they reached on this.
+            chunks = self.samples.search
+            tick = _ticks(self.progress, "observing rows", chunks)
+            self._choose_groups(seen, observe(self.model, linear, linear, chunks, tick))
         if not self.groups:
             return
+        chunks = self.samples.observe
         smoothed = qdq.smooth(self.model, self.groups)
         now = {x.key: x for x in find_layers(smoothed)[0]}
         tick = _ticks(self.progress, "observing smoothed activations", chunks)
         seen = observe(smoothed, {now[x.key].x for x in self.layers}, (), chunks, tick)
         self.smoothed = {x.key: seen[now[x.key].x] for x in self.layers}
 
-    def _choose_groups(self, seen: dict[str, Observed]) -> None:
+    def _choose_groups(self, seen: dict[str, Observed], others: dict[str, Observed]) -> None:
         import numpy as np
 
         known = constants(self.model)
@@ -249,7 +254,7 @@ class _Search:
                 continue
             keys = tuple(layer.key for layer in readers)
             chosen = smooth.choose(
-                seen[x].sample(),
+                others[x].sample(),
                 channel_max,
                 weights,
                 bits=self.options.weight_bits,

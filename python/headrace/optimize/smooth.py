@@ -85,9 +85,10 @@ def choose(
     free: bool = False,
     strengths: tuple[float, ...] = STRENGTHS,
 ) -> Smoothing | None:
-    """The best strength for activations `rows` (n, k), whose channels reach `x_max` (k,) over all
-    of the data, and the weights (k, m) that read them. `free`: the factors cost nothing at run
-    time, so any gain is taken. With one strength given, that one."""
+    """The best strength for activations whose channels reached `x_max` (k,) on the data that scales
+    come from, judged on `rows` (n, k) of other data, and the weights (k, m) that read them.
+    `free`: the factors cost nothing at run time, so any gain is taken. With one strength given,
+    that one."""
     before = product_error(rows, weights, float(x_max.max()), bits)
     w_max = np.abs(weights).max(axis=1)
     found: list[Smoothing] = []
