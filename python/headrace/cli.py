@@ -26,6 +26,7 @@ from headrace import (
     quantize_cli,
     rollout_cli,
     rules_cli,
+    speech_cli,
 )
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
@@ -48,6 +49,7 @@ app = typer.Typer(
 app.add_typer(rollout_cli.app, name="rollout")
 app.add_typer(feedback_cli.app, name="feedback")
 app.add_typer(human_cli.app, name="human")
+app.add_typer(speech_cli.app, name="speech")
 app.command()(load_cli.load)
 app.command()(rules_cli.rules)
 app.command()(calibrate_cli.calibrate)
