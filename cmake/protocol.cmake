@@ -15,7 +15,7 @@ endif()
 
 set(HEADRACE_PROTO_ROOT ${CMAKE_SOURCE_DIR}/proto)
 set(HEADRACE_PROTOS headrace/kserve.proto headrace/model_config.proto headrace/health.proto
-    headrace/admin.proto)
+    headrace/admin.proto headrace/riva_common.proto headrace/riva_asr.proto)
 list(TRANSFORM HEADRACE_PROTOS PREPEND ${HEADRACE_PROTO_ROOT}/ OUTPUT_VARIABLE HEADRACE_PROTO_FILES)
 set(HEADRACE_BINPB ${CMAKE_BINARY_DIR}/headrace.binpb)
 

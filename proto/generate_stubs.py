@@ -15,7 +15,7 @@ from pathlib import Path
 
 PROTO_ROOT = Path(__file__).resolve().parent
 STUBS = PROTO_ROOT.parent / "python" / "headrace" / "protocol"
-NAMES = ("admin", "health", "kserve", "model_config")
+NAMES = ("admin", "health", "kserve", "model_config", "riva_asr", "riva_common")
 
 
 def _polish(text: str) -> str:

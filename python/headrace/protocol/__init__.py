@@ -1,6 +1,6 @@
 """The wire's messages, as protobuf classes.
 
-    from headrace.protocol import health, kserve, model_config
+    from headrace.protocol import health, kserve, model_config, riva_asr
 
     request = kserve.ModelMetadataRequest(name="digits")
     model_config.DataType.Value("TYPE_FP32")
@@ -13,4 +13,4 @@ classes, and only bytes pass between the two.
 
 from __future__ import annotations
 
-__all__ = ["health", "kserve", "model_config"]
+__all__ = ["health", "kserve", "model_config", "riva_asr", "riva_common"]
