@@ -41,6 +41,16 @@ test-python:
 	@$(SAY) "Python tests"
 	@$(PYTHON_BIN) -m pytest $(PYTEST_ARGS)
 
+.PHONY: cuda
+cuda: ## the CUDA kernels: built by nvcc where there is one, registers, spills and machine code inspected
+	@scripts/bootstrap.sh
+	@$(SAY) "CUDA kernels"
+	@cmake --preset dev $(CMAKE_PYTHON) --log-level=WARNING
+	@if cmake --build --preset dev --target help | grep -q '^headrace_cuda:'; \
+	  then cmake --build --preset dev --target headrace_cuda; \
+	  else echo "skipped: no nvcc 12 or later (PATH, CUDA_HOME)"; fi
+	@$(PYTHON_BIN) tools/cuda_gates.py
+
 .PHONY: faults
 faults: ## the fault matrix: crashes, hangs, full disks, cut connections, ... (FAULTS_JSON=FILE keeps its figures)
 	@scripts/bootstrap.sh test

@@ -1,8 +1,8 @@
 // Device buffers that notice what is written beside them, random contents, and exact references.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
-#include <cstring>
 #include <random>
 #include <span>
 #include <string>
@@ -19,7 +19,7 @@ class Device {
  public:
   explicit Device(std::size_t count) : memory_(count * sizeof(T)), count_(count) {}
   explicit Device(const std::vector<T>& values) : Device(values.size()) {
-    std::memcpy(memory_.data(), values.data(), values.size() * sizeof(T));
+    std::copy(values.begin(), values.end(), get());
   }
   T* get() const { return reinterpret_cast<T*>(memory_.data()); }
   T operator[](std::size_t i) const { return get()[i]; }
