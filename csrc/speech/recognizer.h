@@ -23,6 +23,7 @@
 #include <vector>
 
 #include "base/status.h"
+#include "speech/speech_statistics.h"
 
 namespace headrace {
 
@@ -112,6 +113,8 @@ class SpeechRecognizer {
   // that the model's family does not have; INVALID_ARGUMENT.
   virtual Result<std::unique_ptr<SpeechStream>> open(const SpeechOptions& options,
                                                      std::shared_ptr<SpeechListener> listener) = 0;
+  // Any thread.
+  virtual SpeechStatistics statistics() const { return {}; }
 };
 
 }  // namespace headrace

@@ -150,9 +150,11 @@ class OpenVinoBackend:
         threads: int = 1,
         cache_dir: str = "",
         low_priority: bool = False,
+        trusted_shapes: bool = False,
         properties: Mapping[str, str] = {},
     ) -> Model:
-        """`low_priority`: the work leaves the processors to whoever serves."""
+        """`low_priority`: the work leaves the processors to whoever serves. `trusted_shapes`: shapes
+        come from our own code and are not inferred through the graph first."""
 
 def callback_model(
     callables: Sequence[Callable[[dict[str, Array]], Mapping[str, Array]]],

@@ -50,6 +50,9 @@ struct OpenVinoOptions {
   std::string cache_dir;
   // While others serve: they have the processors first.
   bool low_priority = false;
+  // Shapes come from our own code, which knows the graph: none is inferred through it before its first
+  // run. For networks whose shapes change from run to run (the decoder of speech).
+  bool trusted_shapes = false;
   // Passed on to compile_model as they are, after ours ("INFERENCE_PRECISION_HINT": "bf16").
   std::map<std::string, std::string> properties;
 };

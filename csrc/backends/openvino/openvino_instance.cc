@@ -43,6 +43,25 @@ bool accepts(const std::vector<int64_t>& dims, const Shape& shape) {
 
 ov::Shape to_openvino(const Shape& shape) { return {shape.begin(), shape.end()}; }
 
+// Whether `bytes` bytes of `shape` may be input `spec`; `known`: the shape has been found to fit.
+Status check_fit(const TensorSpec& spec, const Shape& shape, std::size_t bytes, bool known) {
+  if (!known && !accepts(spec.dims, shape)) {
+    return Status::invalid_argument("unexpected shape for input '" + spec.name + "'. Expected " +
+                                    Shape::dims_to_string(spec.dims) + ", got " +
+                                    shape.to_string());
+  }
+  if (spec.dtype != DType::kBytes) {
+    const std::optional<uint64_t> expected = dense_byte_size(spec.dtype, shape);
+    if (expected != bytes) {
+      return Status::invalid_argument(
+          "input byte size mismatch for input '" + spec.name + "'. Expected " +
+          (expected ? std::to_string(*expected) : "a size that overflows") + ", got " +
+          std::to_string(bytes));
+    }
+  }
+  return {};
+}
+
 }  // namespace
 
 DType dtype_from_openvino(const ov::element::Type& type) {
@@ -79,28 +98,19 @@ Result<std::span<std::byte>> OpenVinoInstance::input(std::size_t index, const Sh
   ran_ = false;
 
   const bool same_shape = input.bound && shapes_[index] == shape;
-  if (!same_shape && !accepts(spec.dims, shape)) {
-    return Status::invalid_argument("unexpected shape for input '" + spec.name + "'. Expected " +
-                                    Shape::dims_to_string(spec.dims) + ", got " +
-                                    shape.to_string());
-  }
-  if (spec.dtype != DType::kBytes) {
-    const std::optional<uint64_t> expected = dense_byte_size(spec.dtype, shape);
-    if (expected != bytes) {
-      return Status::invalid_argument(
-          "input byte size mismatch for input '" + spec.name + "'. Expected " +
-          (expected ? std::to_string(*expected) : "a size that overflows") + ", got " +
-          std::to_string(bytes));
-    }
-  }
+  if (Status status = check_fit(spec, shape, bytes, same_shape); !status.ok()) return status;
 
-  const bool fits = input.memory && input.memory.size() >= bytes;
+  const bool mine = input.lent == nullptr;
+  input.lent = nullptr;
+  const bool fits = mine && input.memory && input.memory.size() >= bytes;
   if (!fits) {
     input.bound = false;
-    input.memory = {};  // the old block is not needed while the new one is made
-    // Doubling, so that batches that grow row by row settle; never empty: a tensor needs an
-    // address.
-    input.memory = BufferRef::allocate(std::max<std::size_t>({bytes, 2 * input.bytes, 64}));
+    if (!input.memory || input.memory.size() < bytes) {
+      input.memory = {};  // the old block is not needed while the new one is made
+      // Doubling, so that batches that grow row by row settle; never empty: a tensor needs an
+      // address.
+      input.memory = BufferRef::allocate(std::max<std::size_t>({bytes, 2 * input.bytes, 64}));
+    }
   }
   if (!fits || !same_shape) {
     if (spec.dtype == DType::kBytes) {
@@ -121,6 +131,34 @@ Result<std::span<std::byte>> OpenVinoInstance::input(std::size_t index, const Sh
   input.bytes = bytes;
   input.given = true;
   return input.memory.span().first(bytes);
+} catch (...) {
+  return caught_openvino_status(StatusCode::kInternal,
+                                "cannot prepare input '" + signature_->inputs[index].name + "'");
+}
+
+Status OpenVinoInstance::lend(std::size_t index, const TensorView& tensor) try {
+  if (index >= inputs_.size()) return Status::internal("no input " + std::to_string(index));
+  Input& input = inputs_[index];
+  const TensorSpec& spec = signature_->inputs[index];
+  // A tensor needs an address, and strings are parsed.
+  if (spec.dtype == DType::kBytes || tensor.data.empty()) return Instance::lend(index, tensor);
+  ran_ = false;
+  const bool same_shape = input.bound && shapes_[index] == tensor.shape;
+  Status status = check_fit(spec, tensor.shape, tensor.data.size(), same_shape);
+  if (!status.ok()) return status;
+  if (!same_shape || input.lent != tensor.data.data()) {
+    input.bound = false;
+    // OpenVINO reads inputs only, but has no word for that.
+    request_.set_input_tensor(
+        index, ov::Tensor(dtype_to_openvino(spec.dtype), to_openvino(tensor.shape),
+                          const_cast<std::byte*>(tensor.data.data())));
+    input.lent = tensor.data.data();
+    input.bound = true;
+    shapes_[index] = tensor.shape;
+    shapes_checked_ = shapes_checked_ && same_shape;
+  }
+  input.given = true;
+  return {};
 } catch (...) {
   return caught_openvino_status(StatusCode::kInternal,
                                 "cannot prepare input '" + signature_->inputs[index].name + "'");
@@ -173,7 +211,7 @@ Status OpenVinoInstance::run() try {
       if (Status status = parse_strings(inputs_[i], spec); !status.ok()) return status;
     }
   }
-  if (!shapes_checked_) {
+  if (!shapes_checked_ && shape_check_ != nullptr) {
     if (Status status = shape_check_->check(shapes_); !status.ok()) return status;
     shapes_checked_ = true;
   }

@@ -26,13 +26,15 @@ ov::element::Type dtype_to_openvino(DType dtype);
 
 class OpenVinoInstance final : public Instance {
  public:
-  // `lease` is held until the instance is gone. May throw what OpenVINO throws.
+  // `lease` is held until the instance is gone. Without a `shape_check` shapes are trusted. May throw
+  // what OpenVINO throws.
   OpenVinoInstance(std::shared_ptr<const OpenVinoSignature> signature,
                    std::shared_ptr<ShapeCheck> shape_check, ov::CompiledModel compiled,
                    std::shared_ptr<void> lease);
 
   Result<std::span<std::byte>> input(std::size_t index, const Shape& shape,
                                      std::size_t bytes) override;
+  Status lend(std::size_t index, const TensorView& tensor) override;
   Status omit(std::size_t index) override;
   Status run() override;
   Result<BackendOutput> output(std::size_t index) override;
@@ -41,7 +43,8 @@ class OpenVinoInstance final : public Instance {
   struct Input {
     BufferRef memory;  // capacity; the tensor is a view of its front, except for BYTES
     std::size_t bytes = 0;
-    bool bound = false;  // the request knows `memory` and the shape
+    bool bound = false;  // the request knows `memory`, or what was lent, and the shape
+    const std::byte* lent = nullptr;  // in the place of `memory`
     bool given = false;  // for the next run
     ov::Tensor strings;  // BYTES: what the wire form in `memory` is parsed into
   };
