@@ -37,9 +37,9 @@ class LogMel {
 
   std::size_t bands_;
   std::vector<Band> filters_;
-  std::vector<float> window_;     // kWindow
-  std::vector<float> cos_even_;   // [bin / 2][0..100], of even bins
-  std::vector<float> cos_odd_;    // [bin / 2][0..100]
+  std::vector<float> window_;    // kWindow
+  std::vector<float> cos_even_;  // [bin / 2][0..100], of even bins
+  std::vector<float> cos_odd_;   // [bin / 2][0..100]
   std::vector<float> sin_even_;
   std::vector<float> sin_odd_;
 };

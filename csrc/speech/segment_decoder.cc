@@ -95,8 +95,7 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
         encoder_->input(0, Shape{1, static_cast<int64_t>(count)}, count * sizeof(float));
     if (!memory) return memory.error();
     std::memcpy(memory->data(), samples.data(), samples.size_bytes());
-    std::memset(memory->data() + samples.size_bytes(), 0,
-                (count - samples.size()) * sizeof(float));
+    std::memset(memory->data() + samples.size_bytes(), 0, (count - samples.size()) * sizeof(float));
     if (Status status = encoder_->run(); !status.ok()) return status;
   }
 
@@ -108,9 +107,8 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
       Result<BackendOutput> output = encoder_->output(index);
       if (!output) return output.error();
       const Shape& shape = output->tensor.shape;
-      if (shape.size() != 4 || shape[0] != 1 ||
-          shape[1] != static_cast<int64_t>(network_->heads) || shape[2] < 1 ||
-          shape[3] != static_cast<int64_t>(network_->head_size) ||
+      if (shape.size() != 4 || shape[0] != 1 || shape[1] != static_cast<int64_t>(network_->heads) ||
+          shape[2] < 1 || shape[3] != static_cast<int64_t>(network_->head_size) ||
           (row.context_ != 0 && shape[2] != static_cast<int64_t>(row.context_))) {
         return Status::internal("the encoder answered '" +
                                 network_->encoder->outputs()[index].name + "' of shape " +
@@ -239,8 +237,8 @@ Status SegmentDecoder::run(std::span<DecodeRow* const> rows, std::span<const int
                Shape{count, 1, new_positions, static_cast<int64_t>(past_size) + new_positions},
                self_mask_.data(), self_mask_.size())},
       {network_->cross_mask,
-       view_of(DType::kFp32, Shape{count, 1, 1, static_cast<int64_t>(context)},
-               cross_mask_.data(), cross_mask_.size())},
+       view_of(DType::kFp32, Shape{count, 1, 1, static_cast<int64_t>(context)}, cross_mask_.data(),
+               cross_mask_.size())},
   };
   for (const auto& [index, tensor] : lent) {
     if (status = decoder_->lend(index, tensor); !status.ok()) return status;

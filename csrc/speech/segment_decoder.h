@@ -42,12 +42,12 @@ class DecodeRow {
   std::size_t accepted_ = 0;
   std::size_t most_tokens_ = 0;
   bool done_ = false;
-  uint64_t id_ = 0;             // of begin(); a row that is used again is another
-  std::size_t length_ = 0;      // positions in past_
-  std::size_t capacity_ = 0;    // positions past_ has room for
-  std::vector<float> past_;     // [layer][key, value][head][capacity][head size]
-  std::size_t context_ = 0;     // positions in cross_
-  std::vector<float> cross_;    // [layer][key, value][head][context][head size]
+  uint64_t id_ = 0;           // of begin(); a row that is used again is another
+  std::size_t length_ = 0;    // positions in past_
+  std::size_t capacity_ = 0;  // positions past_ has room for
+  std::vector<float> past_;   // [layer][key, value][head][capacity][head size]
+  std::size_t context_ = 0;   // positions in cross_
+  std::vector<float> cross_;  // [layer][key, value][head][context][head size]
 };
 
 class SegmentDecoder {
@@ -89,9 +89,9 @@ class SegmentDecoder {
   std::unique_ptr<Instance> encoder_;
   std::unique_ptr<Instance> decoder_;
   uint64_t rows_begun_ = 0;
-  std::size_t vocabulary_ = 0;         // of the last run
-  const float* logits_ = nullptr;      // [row][width][vocabulary_], until the next run
-  std::vector<bool> suppressed_;       // by token
+  std::size_t vocabulary_ = 0;     // of the last run
+  const float* logits_ = nullptr;  // [row][width][vocabulary_], until the next run
+  std::vector<bool> suppressed_;   // by token
   std::vector<bool> suppressed_first_;
   std::vector<int64_t> ids_;
   std::vector<int64_t> positions_;

@@ -21,8 +21,8 @@
 namespace headrace {
 
 struct SegmenterOptions {
-  float speech = 0.5F;        // a frame above it is speech, when nobody speaks
-  float still_speech = 0.35F;  // and when somebody does
+  float speech = 0.5F;           // a frame above it is speech, when nobody speaks
+  float still_speech = 0.35F;    // and when somebody does
   std::size_t start_window = 5;  // frames
   std::size_t start_frames = 3;  // of the window that are speech
   std::size_t preroll = 8;
@@ -34,7 +34,7 @@ struct SegmenterOptions {
   std::size_t soft_cut = 156;
   std::size_t dip = 2;  // silent frames that end a segment after soft_cut
   std::size_t hard_cut = 375;
-  std::size_t cut_search = 48;  // how far back the place of a hard cut is looked for
+  std::size_t cut_search = 48;   // how far back the place of a hard cut is looked for
   std::size_t least_speech = 3;  // frames of speech without which a segment is dropped
 };
 
@@ -47,12 +47,12 @@ struct SegmentEvent {
     kDropped,      // there was no speech in it after all
   };
   Kind kind = Kind::kStarted;
-  uint64_t segment = 0;       // counts up from 1
-  uint64_t begin = 0;         // frames since the stream's start
-  uint64_t end = 0;           // one after the last
-  uint64_t speech_end = 0;    // one after the last frame of speech
-  bool speculated = false;    // kFinal: nothing was said since the kSpeculative before
-  std::vector<bool> voiced;   // kFinal and kSpeculative: which frames of the segment are speech
+  uint64_t segment = 0;      // counts up from 1
+  uint64_t begin = 0;        // frames since the stream's start
+  uint64_t end = 0;          // one after the last
+  uint64_t speech_end = 0;   // one after the last frame of speech
+  bool speculated = false;   // kFinal: nothing was said since the kSpeculative before
+  std::vector<bool> voiced;  // kFinal and kSpeculative: which frames of the segment are speech
 };
 
 class Segmenter {
@@ -79,16 +79,16 @@ class Segmenter {
   SegmenterOptions options_;
   std::deque<SegmentEvent> events_;
   uint64_t frames_ = 0;
-  uint64_t floor_ = 0;           // no segment begins before
-  std::deque<bool> recent_;      // while none is open: whether the last frames were speech
+  uint64_t floor_ = 0;       // no segment begins before
+  std::deque<bool> recent_;  // while none is open: whether the last frames were speech
   bool open_ = false;
-  uint64_t segment_ = 0;         // its number
+  uint64_t segment_ = 0;  // its number
   uint64_t begin_ = 0;
   uint64_t speech_end_ = 0;
-  uint64_t partial_at_ = 0;      // when the next is due
+  uint64_t partial_at_ = 0;  // when the next is due
   bool speculated_ = false;
-  std::vector<float> heard_;     // probabilities since begin_
-  std::vector<bool> voiced_;     // since begin_
+  std::vector<float> heard_;  // probabilities since begin_
+  std::vector<bool> voiced_;  // since begin_
 };
 
 }  // namespace headrace

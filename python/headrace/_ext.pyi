@@ -156,6 +156,70 @@ class OpenVinoBackend:
         """`low_priority`: the work leaves the processors to whoever serves. `trusted_shapes`: shapes
         come from our own code and are not inferred through the graph first."""
 
+@final
+class SpeechStream:
+    """A stream of audio that is becoming text. One thread at a time, but for `next`."""
+
+    def push(self, samples: Array) -> None:
+        """float32 in [-1, 1], 16 kHz, of any length."""
+
+    @property
+    def backlog_full(self) -> bool: ...
+    def force_end_of_utterance(self) -> None: ...
+    def finish(self) -> None: ...
+    def close(self) -> None:
+        """Cancels what is not done. The answers so far can still be had."""
+
+    def next(self, timeout_s: float = 60.0) -> dict[str, Any] | None:
+        """The next result (SpeechResult's fields). None: none came in time, or the stream has
+        `ended`; raises when it ended with an error."""
+
+    @property
+    def ended(self) -> bool:
+        """No further result will come, and none is left."""
+
+@final
+class SpeechRecognizer:
+    def __init__(
+        self,
+        *,
+        name: str,
+        language_code: str,
+        parameters: Mapping[str, str],
+        encoder: Model,
+        decoder: Model,
+        vad: Model,
+        tokens: str,
+        prompt: Sequence[int],
+        eos: int,
+        max_tokens_per_second: float,
+        min_context_s: float,
+        suppressed: Sequence[int] = (),
+        suppressed_first: Sequence[int] = (),
+        threads: int = 1,
+        max_streams: int = 1024,
+        max_batch: int = 4,
+        max_wait_ms: int = 500,
+    ) -> None:
+        """`tokens` is a file. The networks' names and shapes: csrc/speech/segment_network.h."""
+
+    @property
+    def info(self) -> dict[str, Any]:
+        """name, language_code, offline, streaming, parameters."""
+
+    def statistics(self) -> dict[str, Any]:
+        """SpeechStatistics's fields; histograms as {buckets, count, sum}, in ns."""
+
+    def open(
+        self,
+        *,
+        interim_results: bool = False,
+        word_times: bool = False,
+        offline: bool = False,
+        stop_history_ms: int = 0,
+        stop_history_eou_ms: int = 0,
+    ) -> SpeechStream: ...
+
 def callback_model(
     callables: Sequence[Callable[[dict[str, Array]], Mapping[str, Array]]],
     inputs: Sequence[TensorSpec],

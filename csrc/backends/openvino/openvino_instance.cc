@@ -149,9 +149,9 @@ Status OpenVinoInstance::lend(std::size_t index, const TensorView& tensor) try {
   if (!same_shape || input.lent != tensor.data.data()) {
     input.bound = false;
     // OpenVINO reads inputs only, but has no word for that.
-    request_.set_input_tensor(
-        index, ov::Tensor(dtype_to_openvino(spec.dtype), to_openvino(tensor.shape),
-                          const_cast<std::byte*>(tensor.data.data())));
+    request_.set_input_tensor(index,
+                              ov::Tensor(dtype_to_openvino(spec.dtype), to_openvino(tensor.shape),
+                                         const_cast<std::byte*>(tensor.data.data())));
     input.lent = tensor.data.data();
     input.bound = true;
     shapes_[index] = tensor.shape;
