@@ -222,7 +222,7 @@ def _write_files(
 
     onnx.save(model.networks.encoder, str(folder / _MODEL_FILES["encoder"]))
     onnx.save(model.networks.decoder, str(folder / _MODEL_FILES["decoder"]))
-    shutil.copyfile(vad.files["vad"], folder / _MODEL_FILES["vad"])
+    onnx.save(_batched(vad.files["vad"]), str(folder / _MODEL_FILES["vad"]))
     lines = (
         f"{base64.b64encode(piece).decode('ascii')} {number}\n"
         for number, piece in sorted(model.tokens.items())
@@ -242,3 +242,20 @@ def _write_files(
     }
     text = yaml.dump(description, sort_keys=False, default_flow_style=None, width=_LINE)
     (folder / "speech.yaml").write_text(text, encoding="utf-8")
+
+
+def _batched(vad: Path) -> Any:
+    """Silero's network, which computes rows alike, for any number of them instead of one."""
+    import onnx
+
+    try:
+        model = onnx.load(str(vad))
+    except Exception as error:  # protobuf's
+        raise InvalidArgumentError(f"{vad} is no ONNX model: {error}") from None
+    for value in [*model.graph.input, *model.graph.output]:
+        sizes = value.type.tensor_type.shape.dim
+        rows = sizes[1 if len(sizes) == 3 else 0]  # the state is (2, rows, 128)
+        rows.ClearField("dim_value")
+        rows.dim_param = "N"
+    del model.graph.value_info[:]
+    return model

@@ -97,13 +97,15 @@ NAMED: dict[str, tuple[str, Package]] = {
     ),
 }
 
-# Its dependencies (torch among them) are for its Python interface, which is not used.
+# Its dependencies (torch among them) are for its Python interface, which is not used. Of the
+# networks in it this is the one without an `If`, which OpenVINO reads, for 16 kHz only.
+_VAD_FILE = "silero_vad_openvino_16k.onnx"
 _VAD = Package(
     "silero-vad",
-    {"vad": "silero_vad/data/silero_vad_16k_op15.onnx"},
+    {"vad": f"silero_vad/data/{_VAD_FILE}"},
     "pip install --no-deps silero-vad==6.2.3",
     "MIT",
-    {"6.2.3": {"vad": "7ed98ddbad84ccac4cd0aeb3099049280713df825c610a8ed34543318f1b2c49"}},
+    {"6.2.3": {"vad": "7776b81ad1b0350c15d7f1555943b9232eb53e9ca5d989c6d0cea9ebc8664d87"}},
 )
 
 
@@ -152,7 +154,7 @@ def _license(installed: importlib.metadata.Distribution) -> str:
 
 def find_vad(folder: Path | None = None) -> Found:
     """Silero's voice detector: the folder's own, else the package's."""
-    for path in sorted(folder.glob("*silero_vad*.onnx")) if folder is not None else []:
+    for path in sorted(folder.glob(_VAD_FILE)) if folder is not None else []:
         return Found("vad", {"vad": path}, str(folder), "", "MIT")
     return find_package(_VAD, "vad")
 

@@ -29,8 +29,32 @@ def folder(tmp_path: Path) -> Path:
     (folder / "vocabulary.txt").write_text("\n".join(pieces) + "\n", encoding="utf-8")
     config = {"alignment_heads": [[1, 0]], "suppress_ids": [2, 3], "suppress_ids_begin": [4, 31]}
     (folder / "config.json").write_text(json.dumps(config))
-    (folder / "silero_vad.onnx").write_bytes(b"stands for a voice detector: it is only copied")
+    _write_vad(folder / "silero_vad_openvino_16k.onnx")
     return folder
+
+
+def _write_vad(path: Path) -> None:
+    """Of one row, with Silero's names and shapes."""
+    import onnx
+    from onnx import helper
+
+    values = [
+        helper.make_tensor_value_info(name, onnx.TensorProto.FLOAT, shape)
+        for name, shape in (
+            ("input", [1, 576]),
+            ("state", [2, 1, 128]),
+            ("output", [1, 1]),
+            ("stateN", [2, 1, 128]),
+        )
+    ]
+    axis = onnx.numpy_helper.from_array(np.array([1], np.int64), "axis")
+    nodes = [
+        helper.make_node("ReduceMean", ["input", "axis"], ["output"]),
+        helper.make_node("Identity", ["state"], ["stateN"]),
+    ]
+    graph = helper.make_graph(nodes, "vad", values[:2], values[2:], [axis])
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
+    onnx.save(model, str(path))
 
 
 def run(*arguments: object) -> None:
@@ -62,6 +86,10 @@ def test_add_a_folder(folder: Path, tmp_path: Path, capsys: pytest.CaptureFixtur
     assert tokens[0] == b"!"
     assert tokens[30] == b" x"
     assert 31 not in tokens
+
+    vad = pytest.importorskip("onnxruntime").InferenceSession(str(version / "vad.onnx"))
+    feeds = {"input": np.zeros((3, 576), "f4"), "state": np.zeros((2, 3, 128), "f4")}
+    assert vad.run(["output"], feeds)[0].shape == (3, 1)
 
     # It runs, and never says what it must not.
     found = Greedy(version).tokens(np.random.default_rng(5).normal(0, 0.1, 16000).astype("f4"))
