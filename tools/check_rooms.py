@@ -80,6 +80,7 @@ PYTHON_FLOORS = {
     "rollout_cli": 6,
     "rules_cli": 6,
     "speech_cli": 6,
+    "transcribe_cli": 7,
     "quantize_cli": 7,
     "cli": 8,
     "__main__": 9,

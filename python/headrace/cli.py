@@ -27,6 +27,7 @@ from headrace import (
     rollout_cli,
     rules_cli,
     speech_cli,
+    transcribe_cli,
 )
 from headrace.config import ServerConfig, read_config_file
 from headrace.errors import HeadraceError, InvalidArgumentError
@@ -53,6 +54,7 @@ app.add_typer(speech_cli.app, name="speech")
 app.command()(load_cli.load)
 app.command()(rules_cli.rules)
 app.command()(calibrate_cli.calibrate)
+app.command()(transcribe_cli.transcribe)
 app.command()(quantize_cli.quantize)
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
