@@ -47,6 +47,9 @@ need pkg-config command -v pkg-config
 need libnghttp2-dev header nghttp2/nghttp2.h
 need zlib1g-dev header zlib.h
 need libssl-dev header openssl/ssl.h
+need libflac-dev header FLAC/stream_decoder.h
+need libogg-dev header ogg/ogg.h
+need libopus-dev header opus/opus_multistream.h
 need libprotozero-dev header protozero/pbf_reader.hpp
 need libxxhash-dev header xxhash.h
 need doctest-dev header doctest/doctest.h

@@ -41,6 +41,9 @@ constexpr auto kRights = std::to_array<RpcRight>({
     {"/inference.GRPCInferenceService/SystemSharedMemoryStatus", Right::kMetadata},
     {"/inference.GRPCInferenceService/SystemSharedMemoryUnregister", Right::kControl},
     {"/inference.GRPCInferenceService/TraceSetting", Right::kControl},
+    {"/nvidia.riva.asr.RivaSpeechRecognition/GetRivaSpeechRecognitionConfig", Right::kMetadata},
+    {"/nvidia.riva.asr.RivaSpeechRecognition/Recognize", Right::kInfer},
+    {"/nvidia.riva.asr.RivaSpeechRecognition/StreamingRecognize", Right::kInfer},
 });
 
 }  // namespace

@@ -1,4 +1,5 @@
-// ServerState: what the control plane told the front-ends: the routes, readiness, health, what is traced.
+// ServerState: what the control plane told the front-ends: the routes, recognisers, readiness, health, what
+// is traced.
 // Shared by all I/O threads, read as snapshots.
 #pragma once
 
@@ -8,6 +9,7 @@
 #include <string>
 
 #include "base/snapshot.h"
+#include "frontend/speech_table.h"
 #include "frontend/tracing.h"
 #include "routing/router.h"
 
@@ -18,6 +20,7 @@ using HealthTable = std::map<std::string, bool, std::less<>>;
 
 struct ServerState {
   Snapshot<RouteTable> routes;
+  Snapshot<SpeechTable> speech;
   Snapshot<HealthTable> health;
   std::atomic<bool> ready{false};
   Tracing tracing;

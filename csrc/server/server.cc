@@ -11,6 +11,7 @@
 
 #include "base/snapshot.h"
 #include "frontend/kserve_service.h"
+#include "frontend/riva_service.h"
 #include "frontend/rpc_rights.h"
 #include "transport/connection_set.h"
 #include "transport/listener.h"
@@ -38,9 +39,13 @@ class Server::Loop {
             server.options_.limits.untrusted_percent),
         calls(methods, *server.budget_, loop.timers(), [this] { return loop.now(); }),
         service(std::make_unique<KServeService>(loop, calls, *server.state_)),
+        speech(std::make_unique<RivaService>(loop, calls, *server.state_)),
         connections(std::make_unique<ConnectionSet>(loop, http2, calls, tls)) {
     calls.set_compression(server.options_.response_compression);
-    if (server.options_.kserve) service->add_to(methods, server.options_.max_message_bytes);
+    if (server.options_.kserve) {
+      service->add_to(methods, server.options_.max_message_bytes);
+      speech->add_to(methods, server.options_.max_message_bytes);
+    }
     for (const Registration& registration : server.registrations_) {
       handlers.push_back(registration.factory(loop, calls));
       const Right known = right_of_rpc(registration.path);
@@ -74,6 +79,7 @@ class Server::Loop {
   CallSet calls;
   std::vector<std::unique_ptr<Handler>> handlers;
   std::unique_ptr<KServeService> service;
+  std::unique_ptr<RivaService> speech;
   std::unique_ptr<ConnectionSet> connections;
   std::thread thread;
 };
@@ -248,6 +254,13 @@ void Server::publish(std::shared_ptr<const RouteTable> routes) {
   on_every_loop([](Loop& loop) { loop.service->refresh(); });
 }
 
+void Server::publish_speech(std::shared_ptr<const SpeechTable> table) {
+  if (stopped_) return;
+  const std::shared_ptr<const SpeechTable> old = state_->speech.load();
+  state_->speech.publish(std::move(table));
+  on_every_loop([](Loop& loop) { loop.speech->refresh(); });
+}
+
 void Server::set_access(std::shared_ptr<const AccessPolicy> policy) {
   access_.publish(std::move(policy));
 }
@@ -336,6 +349,7 @@ bool Server::stop(Nanoseconds grace) {
   on_every_loop([](Loop& loop) {
     loop.connections->finish_shutdown();
     loop.service->end_watches(Status::unavailable(kStopping));
+    loop.speech->end_streams(Status::unavailable(kStopping));
   });
   while (active_calls() != 0 && Clock::now() < grace_end_.load())
     std::this_thread::sleep_for(kPoll);
@@ -354,7 +368,11 @@ bool Server::stop(Nanoseconds grace) {
   const TimePoint patience = Clock::now() + kReturnPatience;
   while (!requests_returned() && Clock::now() < patience) std::this_thread::sleep_for(kPoll);
   state_->routes.publish(std::make_shared<RouteTable>());
-  for (const std::unique_ptr<Loop>& loop : loops_) loop->service->refresh();
+  state_->speech.publish(std::make_shared<SpeechTable>());
+  for (const std::unique_ptr<Loop>& loop : loops_) {
+    loop->service->refresh();
+    loop->speech->refresh();
+  }
   return all_finished;
 }
 

@@ -40,7 +40,7 @@ struct ServerOptions {
   uint32_t io_threads = 1;
   // How long an I/O thread may look for the next call before it sleeps (busy_poll.h); zero: never.
   Nanoseconds busy_poll{0};
-  bool kserve = true;                          // answers ModelInfer, the probes and health
+  bool kserve = true;  // answers ModelInfer, the probes and health, and nvidia.riva.asr
   std::size_t max_message_bytes = 0x7fffffff;  // of ModelInfer
   // Of received and unanswered messages, over all connections.
   std::size_t receive_budget_bytes = std::size_t{4} << 30;
@@ -101,6 +101,9 @@ class Server {
   // Replaces the routes. Returns when no I/O thread uses the old ones any more; what only they held
   // ends on this thread.
   void publish(std::shared_ptr<const RouteTable> routes);
+  // Replaces the recognisers; streams that run keep theirs. Returns when no I/O thread holds the old table any
+  // more.
+  void publish_speech(std::shared_ptr<const SpeechTable> table);
   // Who may call what from now on; running calls go on. Any time.
   void set_access(std::shared_ptr<const AccessPolicy> policy);
   // Every method and the right it needs. After start().

@@ -106,3 +106,33 @@ def test_a_config_that_says_zero_reads_the_same_elsewhere() -> None:
     assert theirs == model_config_pb2.ModelConfig(name="m")
     back = model_config.ModelConfig.FromString(theirs.SerializeToString())
     assert not back.HasField("max_batch_size")
+
+
+def test_rivas_messages_and_rpcs_are_the_clients() -> None:
+    peers = [
+        pytest.importorskip(f"riva.client.proto.riva_{part}_pb2").DESCRIPTOR
+        for part in ("asr", "audio", "common")
+    ]
+    ours: dict[str, Any] = {}
+    for name in ("riva_asr", "riva_common"):
+        ours |= describe_file(pool().FindFileByName(f"headrace/{name}.proto"))
+    theirs: dict[str, Any] = {}
+    for peer in peers:
+        theirs |= describe_file(peer)
+    assert len(theirs) > 15
+    assert ours == theirs
+
+    def methods(service: Any) -> dict[str, tuple[str, str, bool, bool]]:
+        return {
+            m.name: (
+                m.input_type.full_name,
+                m.output_type.full_name,
+                m.client_streaming,
+                m.server_streaming,
+            )
+            for m in service.methods
+        }
+
+    name = "nvidia.riva.asr.RivaSpeechRecognition"
+    described = peers[0].services_by_name["RivaSpeechRecognition"]
+    assert methods(pool().FindServiceByName(name)) == methods(described)
