@@ -69,6 +69,7 @@ PYTHON_FLOORS = {
     "client": 4,
     "admin_cli": 5,
     "control": 5,
+    "speech_web": 5,
     "grpc": 5,
     "app": 6,
     "doctor": 6,

@@ -16,6 +16,7 @@ import os
 import signal
 import socket
 import sys
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
@@ -45,6 +46,7 @@ if TYPE_CHECKING:
     from headrace.grpc.server import Registry
     from headrace.monitoring.http import MonitoringServer
     from headrace.monitoring.tracing import TraceExporter
+    from headrace.speech_web import SpeechRoutes
 
 __all__ = ["Server", "run_until_signal"]
 
@@ -114,6 +116,8 @@ class Server:
         self._service_names: set[str] = set()
         self._reflection: Run | None = None
         self._metrics: MonitoringServer | None = None
+        self._speech: SpeechRoutes | None = None
+        self._local: tempfile.TemporaryDirectory[str] | None = None
         self._traces: TraceExporter | None = None
         self._access: AccessPolicy | None = None  # of auth_file, when it was read last
         self._listening: list[str] = []  # as the log shows them
@@ -231,9 +235,15 @@ class Server:
         try:
             if self.config.metrics_enabled:
                 from headrace.monitoring.http import MonitoringServer
+                from headrace.speech_web import SpeechRoutes
 
+                self._local = tempfile.TemporaryDirectory(prefix="headrace-")  # the user's alone
+                self._speech = SpeechRoutes(f"unix:{self._local.name}/grpc.sock")
                 self._metrics = MonitoringServer(
-                    self.config.host, self.config.metrics_port, dashboard=self.config.dashboard
+                    self.config.host,
+                    self.config.metrics_port,
+                    dashboard=self.config.dashboard,
+                    routes=self._speech.routes,
                 )
             if self.config.auth_file:
                 self._access = read_access_file(Path(self.config.auth_file))
@@ -241,6 +251,8 @@ class Server:
             if self.config.otlp_endpoint:
                 self._start_tracing()
             self._listen()
+            if self._local is not None:  # from the HTTP port to the gRPC services
+                self._core.add_listener(f"unix:{self._local.name}/grpc.sock", None, unix_mode=0o600)
             self._add_services()
             if self._people is not None:
                 self._people.start()
@@ -345,6 +357,10 @@ class Server:
             self._traces.stop()
         if self._metrics is not None:
             self._metrics.stop()
+        if self._speech is not None:
+            self._speech.close()
+        if self._local is not None:
+            self._local.cleanup()
         if self._people is not None:
             self._people.stop()
         return finished

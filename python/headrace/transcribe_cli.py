@@ -17,7 +17,6 @@ from headrace.errors import FailedPreconditionError, InvalidArgumentError, NotFo
 
 if TYPE_CHECKING:
     from headrace.client.speech import Heard, SpeechClient
-    from headrace.speech.transcript import Utterance
 
 __all__ = ["transcribe"]
 
@@ -49,7 +48,7 @@ def transcribe(
     api_key: Annotated[str, typer.Option(envvar="HEADRACE_API_KEY", help="For --auth-file.")] = "",
 ) -> None:
     """Transcribe files or the microphone."""
-    from headrace.speech.transcript import FORMATS
+    from headrace.client.transcript import FORMATS
 
     if format_ not in FORMATS:
         raise InvalidArgumentError(f"--format is '{format_}'; say {', '.join(FORMATS)}")
@@ -194,44 +193,28 @@ def _live(
         except KeyboardInterrupt:
             pass  # of a microphone: what was said so far counts
         finally:
-            stream.close()
+            stream.cancel()
     return finals
 
 
-def _utterances(finals: list[Heard]) -> list[Utterance]:
-    from headrace.speech.transcript import TimedWord, Utterance
-
-    found: list[Utterance] = []
-    last = 0.0
-    for heard in finals:
-        words = tuple(TimedWord(word.text, word.start_s, word.end_s) for word in heard.words)
-        start = words[0].start_s if words else last
-        end = words[-1].end_s if words else heard.end_s
-        last = max(start, end)
-        found.append(Utterance(heard.text, start, last, words))
-    return found
-
-
 def _write(finals: list[Heard], format_: str, target: Path | None) -> None:
-    from headrace.speech.transcript import cues_of, render_srt, render_vtt
+    from headrace.client.transcript import cues_of, render_srt, render_vtt, text_of
 
-    utterances = _utterances(finals)
     if format_ == "text":
-        text = "".join(f"{utterance.text}\n" for utterance in utterances if utterance.text)
+        text = "".join(f"{heard.text}\n" for heard in finals if heard.text)
     elif format_ == "json":
         document = {
-            "text": " ".join(utterance.text for utterance in utterances if utterance.text),
-            "segments": [cue.as_json() for cue in cues_of(utterances)],
+            "text": text_of(finals),
+            "segments": [cue.as_json() for cue in cues_of(finals)],
             "words": [
                 {"word": word.text, "start": word.start_s, "end": word.end_s}
-                for utterance in utterances
-                for word in utterance.words
+                for heard in finals
+                for word in heard.words
             ],
         }
         text = json.dumps(document, indent=2, ensure_ascii=False) + "\n"
     else:
-        render = render_srt if format_ == "srt" else render_vtt
-        text = render(cues_of(utterances))
+        text = (render_srt if format_ == "srt" else render_vtt)(cues_of(finals))
     if target is None:
         sys.stdout.write(text)
         sys.stdout.flush()

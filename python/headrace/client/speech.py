@@ -10,7 +10,7 @@ Failures raise the leaf of `headrace.errors` for their gRPC status.
 
 from __future__ import annotations
 
-from collections.abc import Generator, Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from types import TracebackType
 from typing import Any
@@ -21,7 +21,7 @@ from headrace.client.unary import call_unary
 from headrace.errors import error_from_code
 from headrace.protocol import riva_asr
 
-__all__ = ["Heard", "SpeechClient", "SpeechModel", "Word"]
+__all__ = ["Heard", "SpeechClient", "SpeechModel", "SpeechStream", "Word"]
 
 _PATH = "/nvidia.riva.asr.RivaSpeechRecognition/"
 
@@ -149,7 +149,7 @@ class SpeechClient:
         rate: int = 16000,
         stop_history_ms: int = 0,
         metadata: Sequence[tuple[str, str]] = (),
-    ) -> Generator[Heard, None, None]:
+    ) -> SpeechStream:
         """Results as they come. `chunks` is read on a thread of grpcio's; closing the iterator
         ends the call."""
         config = riva_asr.StreamingRecognitionConfig(
@@ -168,8 +168,19 @@ class SpeechClient:
             request_serializer=lambda message: message.SerializeToString(),
             response_deserializer=riva_asr.StreamingRecognizeResponse.FromString,
         )(requests(), metadata=[*self._metadata, *metadata])
+        return SpeechStream(call, self._unreachable)
+
+
+class SpeechStream:
+    """A running recognition: iterate once; cancel() from any thread."""
+
+    def __init__(self, call: Any, unreachable: str) -> None:
+        self._call = call
+        self._unreachable = unreachable
+
+    def __iter__(self) -> Iterator[Heard]:
         try:
-            for response in call:
+            for response in self._call:
                 for result in response.results:
                     if result.alternatives:
                         yield _heard(result, result.is_final)
@@ -180,7 +191,11 @@ class SpeechClient:
                 details = self._unreachable
             raise error_from_code(number, details) from None
         finally:
-            call.cancel()
+            self._call.cancel()
+
+    def cancel(self) -> None:
+        """Ends it at once; who iterates gets CancelledError, unless it had ended."""
+        self._call.cancel()
 
 
 def _config(model: str, language: str, words: bool, encoding: str, rate: int) -> Any:

@@ -1,4 +1,4 @@
-"""The monitoring port: plain HTTP, GET only, beside gRPC's.
+"""The HTTP port, beside gRPC's: monitoring, and what others register as `routes`.
 
     /metrics             Prometheus text
     / and /dashboard     the page (dashboard.html)
@@ -13,7 +13,7 @@ from __future__ import annotations
 import gzip
 import socket
 import threading
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from http import HTTPStatus
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -48,11 +48,23 @@ _HEADERS = {
 }
 
 
+# Gets the handler: its headers, its streams, and send().
+Route = Callable[[Any], None]
+
+
 class MonitoringServer:
     """The port is bound by the constructor, so that a start with a taken port fails at once."""
 
-    def __init__(self, host: str, port: int, *, dashboard: bool = True) -> None:
-        """`port` 0: any free one. Raises UnavailableError naming address and flag."""
+    def __init__(
+        self,
+        host: str,
+        port: int,
+        *,
+        dashboard: bool = True,
+        routes: Mapping[tuple[str, str], Route] | None = None,
+    ) -> None:
+        """`port` 0: any free one. Raises UnavailableError naming address and flag. `routes`:
+        (method, path) -> what answers it, on the connection's thread."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         try:
             self._socket = socket.create_server((host, port), family=family)
@@ -63,6 +75,7 @@ class MonitoringServer:
             ) from error
         self.port: int = self._socket.getsockname()[1]
         self._with_dashboard = dashboard
+        self.routes: Mapping[tuple[str, str], Route] = routes or {}
         self._thread: threading.Thread | None = None
         self._http: _Http | None = None
         # Made by the thread, before it serves: their libraries take long to import.
@@ -164,18 +177,40 @@ class _Handler(BaseHTTPRequestHandler):
     server: _Http
 
     def do_GET(self) -> None:
+        if self._routed("GET"):
+            return
         try:
             status, headers, body = self.server.monitoring.answer(self.path.partition("?")[0])
         except Exception:
             _log.exception("%s could not be answered", self.path)
-            self._send(HTTPStatus.INTERNAL_SERVER_ERROR, {}, b"")
+            self.send(HTTPStatus.INTERNAL_SERVER_ERROR, {}, b"")
             return
         if len(body) >= _GZIP_FROM and "gzip" in self.headers.get("Accept-Encoding", ""):
             headers = {**headers, "Content-Encoding": "gzip", "Vary": "Accept-Encoding"}
             body = gzip.compress(body, 1)
-        self._send(status, headers, body)
+        self.send(status, headers, body)
 
-    def _send(self, status: HTTPStatus, headers: Mapping[str, str], body: bytes) -> None:
+    def do_POST(self) -> None:
+        if not self._routed("POST"):
+            self.close_connection = True
+            text = {"Content-Type": "text/plain; charset=utf-8"}
+            self.send(HTTPStatus.NOT_FOUND, text, b"nothing takes a POST here\n")
+
+    def _routed(self, method: str) -> bool:
+        route = self.server.monitoring.routes.get((method, self.path.partition("?")[0]))
+        if route is None:
+            return False
+        try:
+            route(self)
+        except OSError:
+            raise  # the client left
+        except Exception:
+            _log.exception("%s could not be answered", self.path)
+            self.close_connection = True
+            self.send(HTTPStatus.INTERNAL_SERVER_ERROR, {}, b"")
+        return True
+
+    def send(self, status: HTTPStatus, headers: Mapping[str, str], body: bytes) -> None:
         self.send_response(status)
         for name, value in {**_HEADERS, **headers, "Content-Length": str(len(body))}.items():
             self.send_header(name, value)

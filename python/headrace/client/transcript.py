@@ -10,26 +10,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-__all__ = ["FORMATS", "Cue", "TimedWord", "Utterance", "cues_of", "render_srt", "render_vtt"]
+from headrace.client.speech import Heard, Word
+
+__all__ = ["FORMATS", "Cue", "cues_of", "render_srt", "render_vtt", "text_of"]
 
 FORMATS = ("text", "srt", "vtt", "json")
 _LONGEST_S = 6.0
 _LONGEST_CHARACTERS = 84  # two lines of subtitles
-
-
-@dataclass(frozen=True)
-class TimedWord:
-    text: str
-    start_s: float
-    end_s: float
-
-
-@dataclass(frozen=True)
-class Utterance:
-    text: str
-    start_s: float
-    end_s: float
-    words: tuple[TimedWord, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -42,31 +29,36 @@ class Cue:
         return {"start": round(self.start_s, 3), "end": round(self.end_s, 3), "text": self.text}
 
 
-def cues_of(utterances: Sequence[Utterance]) -> list[Cue]:
+def cues_of(finals: Sequence[Heard]) -> list[Cue]:
     """In order, none empty, none ending before it starts."""
     cues: list[Cue] = []
-    for utterance in utterances:
-        if not utterance.text:
-            continue
-        if not utterance.words:
-            cues.append(Cue(utterance.text, utterance.start_s, utterance.end_s))
-            continue
-        line: list[TimedWord] = []
-        for word in utterance.words:
-            length = sum(len(part.text) + 1 for part in line) + len(word.text)
-            if line and (length > _LONGEST_CHARACTERS or word.end_s - line[0].start_s > _LONGEST_S):
-                cues.append(_cue(line))
-                line = []
-            line.append(word)
-            if word.text.endswith((".", "?", "!")):
-                cues.append(_cue(line))
-                line = []
-        if line:
-            cues.append(_cue(line))
+    last = 0.0
+    for heard in finals:
+        if heard.words:
+            cues.extend(_cue(line) for line in _lines(heard.words))
+        elif heard.text:
+            cues.append(Cue(heard.text, last, max(last, heard.end_s)))
+        last = max(last, heard.words[-1].end_s if heard.words else heard.end_s)
     return cues
 
 
-def _cue(words: Sequence[TimedWord]) -> Cue:
+def _lines(words: Sequence[Word]) -> list[list[Word]]:
+    lines: list[list[Word]] = [[]]
+    for word in words:
+        line = lines[-1]
+        length = sum(len(part.text) + 1 for part in line) + len(word.text)
+        full = length > _LONGEST_CHARACTERS or (line and word.end_s - line[0].start_s > _LONGEST_S)
+        if line and (full or line[-1].text.endswith((".", "?", "!"))):
+            lines.append([])
+        lines[-1].append(word)
+    return lines
+
+
+def text_of(finals: Sequence[Heard]) -> str:
+    return " ".join(heard.text for heard in finals if heard.text)
+
+
+def _cue(words: Sequence[Word]) -> Cue:
     text = " ".join(word.text for word in words)
     return Cue(text, words[0].start_s, max(words[0].start_s, words[-1].end_s))
 

@@ -1,0 +1,29 @@
+// The microphone's samples as 16-bit ones, a tenth of a second at a time, and how loud they are.
+class Microphone extends AudioWorkletProcessor {
+  constructor() {
+    super();
+    this.samples = new Int16Array(Math.round(sampleRate / 10));
+    this.filled = 0;
+    this.square = 0;
+  }
+
+  process(inputs) {
+    const channel = inputs[0][0];
+    if (!channel) return true;
+    for (const sample of channel) {
+      const clipped = Math.max(-1, Math.min(1, sample));
+      this.samples[this.filled++] = Math.round(clipped * 32767);
+      this.square += clipped * clipped;
+      if (this.filled === this.samples.length) {
+        const full = this.samples;
+        const loudness = Math.sqrt(this.square / full.length);
+        this.port.postMessage({ samples: full.buffer, loudness }, [full.buffer]);
+        this.samples = new Int16Array(full.length);
+        this.filled = 0;
+        this.square = 0;
+      }
+    }
+    return true;
+  }
+}
+registerProcessor("microphone", Microphone);
