@@ -7,8 +7,8 @@ integer tensor-core instruction.
     python tools/cuda_gates.py [--arch sm_80 --arch sm_90]     # exit status 1 when a gate fails
 
 Without nvcc it says so and exits with 0. cuobjdump and nvdisasm, for the last two gates, come with
-the CUDA toolkit or from PyPI (nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm); without them those gates
-are left out.
+the CUDA toolkit or from PyPI (nvidia-cuda-cuobjdump, nvidia-cuda-nvdisasm); without them
+those gates are left out.
 """
 
 from __future__ import annotations
@@ -174,9 +174,7 @@ def main() -> int:
         if not kernels:
             print(f"{architecture}: no kernels were found in what ptxas printed")
             failed = True
-        print(
-            f"{architecture:<8} {'regs':>4} {'stack':>5} {'spill':>5} {'IMMA':>4} {'LDSM':>4} LDGSTS"
-        )
+        print(f"{architecture:<8} regs stack spill IMMA LDSM LDGSTS")
         for kernel in kernels:
             counts = [
                 str(kernel.instructions.get(opcode, 0)) if kernel.instructions else "-"

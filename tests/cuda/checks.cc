@@ -105,7 +105,7 @@ double activated(double x, int activation) {
 // `sum` is the exact one; the result in float, of fixed order, and nearly that where there is an activation.
 std::string compare_finished(float got, std::int64_t sum, float row, float column, float bias,
                              int activation, bool half) {
-  const float linear_part = std::fmaf(static_cast<float>(sum) * row, column, bias);
+  const float linear_part = std::fmaf(static_cast<float>(sum), row * column, bias);
   if (activation <= HEADRACE_RELU) {
     const float expected = activation == HEADRACE_RELU && linear_part < 0 ? 0.0f : linear_part;
     return same(got, half ? to_float(to_half(expected)) : expected) ? "" : "an exact output";

@@ -1,4 +1,4 @@
-// y = activation((a * w^T) * row_scale * column_scale + bias): int8 operands, int32 sums (exact: integer
+// y = activation((a * w^T) * (row_scale * column_scale) + bias): int8 operands, int32 sums (exact: integer
 // addition has no order), tensor cores.
 //
 // a (m, k) by rows and w (n, k), a row an output channel; rows are aligned to 16 bytes, k is whatever it
@@ -157,15 +157,15 @@ inline constexpr bool kRaw = false;
 template <>
 inline constexpr bool kRaw<std::int32_t> = true;
 
-// The order of the operations is fixed, so that every device gives the same bits where the activation
-// does.
+// The order of the operations is that of kernels/int8_linear.h, so that every device gives the same bits
+// where the activation does.
 template <typename Out>
 __device__ __forceinline__ auto finished(std::int32_t acc, float row, float column, float bias,
                                          int activation) {
   if constexpr (kRaw<Out>) {
     return acc;
   } else {
-    return activate(fmaf(static_cast<float>(acc) * row, column, bias), activation);
+    return activate(fmaf(static_cast<float>(acc), row * column, bias), activation);
   }
 }
 

@@ -52,7 +52,7 @@ struct HeadraceQuantizeRows {
   int32_t qmax;
 };
 
-// y = activation((a * w^T) * row_scale * column_scale + bias). a (m, k), w (n, k): int8, aligned to 16 bytes,
+// y = activation(fma(a * w^T, row_scale * column_scale, bias)). a (m, k), w (n, k): int8, aligned to 16 bytes,
 // lda and ldw multiples of 16. y (m, n): F32, F16, or S32 for the bare sums (no scale is read then).
 struct HeadraceLinear {
   const int8_t* a;
