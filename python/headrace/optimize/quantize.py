@@ -183,6 +183,10 @@ def _clean(model: Any) -> Any:
     return cleaned
 
 
+# Error on the search samples, method, groups that are smoothed, thresholds by layer's key.
+_Clipping = tuple[float, str, list[qdq.Group], dict[str, float]]
+
+
 class _Search:
     """The state of one quantisation. Layers are known by their names to people, which are made
     distinct here."""
@@ -207,6 +211,8 @@ class _Search:
         self.smoothed: dict[str, Observed] = {}  # the same in the smoothed model
         self.thresholds: dict[str, float] = {}
         self.method = options.calibration
+        self.rival: _Clipping | None = None  # the smoothed one, when there is a choice
+        self.plain_thresholds: dict[str, float] = {}
         self.effects: dict[str, float] = {}
 
     def observe(self) -> None:
@@ -265,27 +271,32 @@ class _Search:
                 self.groups.append(qdq.Group(x, keys, chosen.divide_by))
 
     def choose_thresholds(self) -> None:
-        """Every way to clip, with smoothing and without, where that is left to us."""
-        methods = ranges.METHODS if self.method == "auto" else (self.method,)
+        """How to clip, of every way; smoothed or not, where that is left to us. All layers at once:
+        `_choose_by_group` looks closer when that is not enough."""
         variants = [(self.groups, self.smoothed)] if self.groups else [([], self.plain)]
         if self.groups and self.options.smooth == "auto":
             variants.append(([], self.plain))
-        tries = [(method, *variant) for variant in variants for method in methods]
-        best = float("inf")
-        chosen = None
-        for done, (method, groups, observed) in enumerate(tries):
-            self.progress("choosing how to clip", done, len(tries))
-            found = {
+        found = [self._best_method(groups, observed) for groups, observed in variants]
+        if len(found) == 2:
+            self.rival, self.plain_thresholds = found[0], found[1][3]
+        best = min(found, key=lambda one: one[0])
+        _, self.method, self.groups, self.thresholds = best
+
+    def _best_method(self, groups: list[qdq.Group], observed: dict[str, Observed]) -> _Clipping:
+        auto = self.options.calibration == "auto"
+        methods = ranges.METHODS if auto else (self.options.calibration,)
+        tried: list[_Clipping] = []
+        for done, method in enumerate(methods):
+            self.progress("choosing how to clip", done, len(methods))
+            self.groups = groups
+            self.thresholds = {
                 key: ranges.threshold(one.histogram, method, share=self.options.percentile)
                 for key, one in observed.items()
             }
-            self.groups, self.thresholds = groups, found
-            if len(tries) > 1:
-                error = self._error(self.build(frozenset()), self.samples.search, self.exact)
-            if chosen is None or error < best:
-                best, chosen = (error if len(tries) > 1 else 0.0), (method, groups, found)
-        assert chosen is not None
-        self.method, self.groups, self.thresholds = chosen
+            single = len(methods) == 1 and self.options.smooth != "auto"
+            error = 0.0 if single else self._search_error(frozenset())
+            tried.append((error, method, groups, self.thresholds))
+        return min(tried, key=lambda one: one[0])
 
     def choose_layers(
         self, chunks: Sequence[Chunk], reference: measure.Answers
@@ -296,17 +307,37 @@ class _Search:
         error = self._error(self.build(frozenset()), chunks, reference)
         if error <= budget:
             return sensitivity.Choice((), error, True, 1)
+        if self.rival is not None:
+            self._choose_by_group(self.rival)
         names = [x.name for x in self.layers]
         for done, name in enumerate(names):
             self.progress("measuring each layer", done, len(names))
-            alone = self.build(frozenset(names) - {name})
-            self.effects[name] = self._error(alone, self.samples.search, self.exact)
+            self.effects[name] = self._search_error(frozenset(names) - {name})
 
         def error_of(in_float: frozenset[str]) -> float:
             self.progress(f"measuring with {len(in_float)} of {len(names)} in float", 0, 1)
-            return error if not in_float else self._error(self.build(in_float), chunks, reference)
+            return self._error(self.build(in_float), chunks, reference)
 
         return sensitivity.choose(sensitivity.rank(self.effects), error_of, budget)
+
+    def _choose_by_group(self, smoothed: _Clipping) -> None:
+        """Of each group, smoothed or not, what does less harm when it alone is quantised: with all
+        quantised one bad layer hides what the others gain."""
+        _, _, groups, thresholds = smoothed
+        plain = self.plain_thresholds
+        names = frozenset(x.name for x in self.layers)
+        chosen: list[qdq.Group] = []
+        final = dict(plain)
+        for done, group in enumerate(groups):
+            self.progress("smoothing each layer or not", done, len(groups))
+            others = names - {x.name for x in self.layers if x.key in group.keys}
+            self.groups, self.thresholds = [], plain
+            before = self._search_error(others)
+            self.groups, self.thresholds = groups, thresholds
+            if self._search_error(others) < before:
+                chosen.append(group)
+                final |= {key: thresholds[key] for key in group.keys}
+        self.groups, self.thresholds = chosen, final
 
     def active(self, in_float: frozenset[str]) -> list[qdq.Group]:
         """Groups with a layer that is quantised, and of their layers those only."""
@@ -321,6 +352,9 @@ class _Search:
         result = qdq.insert(model, chosen, self.thresholds, self.options.weight_bits)
         result.producer_name = "headrace"
         return bytes(result.SerializeToString())
+
+    def _search_error(self, in_float: frozenset[str]) -> float:
+        return self._error(self.build(in_float), self.samples.search, self.exact)
 
     def _error(self, model: bytes, chunks: Sequence[Chunk], reference: measure.Answers) -> float:
         got = measure.answers(measure.session(model, exact=True), chunks)

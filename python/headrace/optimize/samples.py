@@ -26,7 +26,7 @@ LABELS = "labels"
 # Rows that run together; fewer where a row is large, since all activations of a chunk are held.
 _ROWS = 32
 _ELEMENTS = 1 << 20
-_SEARCH = 64
+_SEARCH = 32
 
 
 @dataclass(frozen=True)
