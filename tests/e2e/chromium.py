@@ -9,6 +9,7 @@ import shutil
 import subprocess
 import tempfile
 import time
+from collections.abc import Sequence
 from pathlib import Path
 from types import TracebackType
 from typing import Any
@@ -27,7 +28,14 @@ def find_chromium() -> str:
 class Chromium:
     """One page in one browser. `with Chromium() as page: page.open(url)`."""
 
-    def __init__(self, *, width: int = 1400, height: int = 1000, dark: bool = False) -> None:
+    def __init__(
+        self,
+        *,
+        width: int = 1400,
+        height: int = 1000,
+        dark: bool = False,
+        arguments: Sequence[str] = (),
+    ) -> None:
         websocket = pytest.importorskip("websocket", reason="needs pip install websocket-client")
         program = find_chromium()
         self._size = (width, height)
@@ -46,6 +54,7 @@ class Chromium:
                 "--remote-debugging-port=0",
                 "--remote-allow-origins=*",
                 f"--user-data-dir={self._folder}",
+                *arguments,
                 "about:blank",
             ],
             stdout=subprocess.DEVNULL,

@@ -2,7 +2,8 @@
 class Microphone extends AudioWorkletProcessor {
   constructor() {
     super();
-    this.samples = new Int16Array(Math.round(sampleRate / 10));
+    this.size = Math.round(sampleRate / 10);
+    this.samples = new Int16Array(this.size);
     this.filled = 0;
     this.square = 0;
   }
@@ -14,11 +15,11 @@ class Microphone extends AudioWorkletProcessor {
       const clipped = Math.max(-1, Math.min(1, sample));
       this.samples[this.filled++] = Math.round(clipped * 32767);
       this.square += clipped * clipped;
-      if (this.filled === this.samples.length) {
+      if (this.filled === this.size) {
         const full = this.samples;
-        const loudness = Math.sqrt(this.square / full.length);
+        const loudness = Math.sqrt(this.square / this.size);
         this.port.postMessage({ samples: full.buffer, loudness }, [full.buffer]);
-        this.samples = new Int16Array(full.length);
+        this.samples = new Int16Array(this.size); // the buffer of the last one has left
         this.filled = 0;
         this.square = 0;
       }
