@@ -52,8 +52,8 @@ struct SpeechOptions {
   bool word_times = false;
   // All audio is there or comes as fast as it can: no interim results, no waiting for silence.
   bool offline = false;
-  SpeechEndpointing endpointing;
-  std::vector<SpeechPhrase> phrases;
+  SpeechEndpointing endpointing{};
+  std::vector<SpeechPhrase> phrases{};
 };
 
 struct SpeechWord {

@@ -82,7 +82,11 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
   samples = samples.first(std::min(samples.size(), samples_of(network_->options.max_context_s)));
   const std::size_t count = std::max(samples.size(), least);
   if (network_->mel) {
-    const std::size_t frames = std::max<std::size_t>(LogMel::frames(count) / 2 * 2, 2);
+    // A second of silence behind the speech: without it Whisper does not know that it has ended.
+    const std::size_t heard = std::max(count, samples.size() + kSpeechSampleRate);
+    const std::size_t longest = std::max(count, samples_of(network_->options.max_context_s));
+    // Whisper's second convolution halves the frames.
+    const std::size_t frames = LogMel::frames(std::min(heard, longest)) / 2 * 2;
     const std::vector<float> features = network_->mel->compute(samples, frames);
     const Shape shape{1, static_cast<int64_t>(network_->mel->bands()),
                       static_cast<int64_t>(frames)};

@@ -27,9 +27,9 @@
 namespace headrace {
 
 struct SpeechEngineOptions {
-  SpeechModelInfo info;
+  SpeechModelInfo info{};
   uint32_t threads = 1;  // that decode
-  SegmenterOptions streaming;
+  SegmenterOptions streaming{};
   // Of whole files: no partials, longer segments.
   SegmenterOptions offline = {
       .stop_window = 19, .eou_window = 0, .partial_interval = 0, .soft_cut = 310, .hard_cut = 620};
