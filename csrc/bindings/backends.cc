@@ -113,7 +113,8 @@ void bind_backends(py::module_& module) {
           "load",
           [](const OpenVinoBackend& self, const std::string& path, std::string device,
              uint32_t instances, uint32_t threads, std::string cache_dir, bool low_priority,
-             bool trusted_shapes, std::map<std::string, std::string> properties) {
+             bool trusted_shapes, std::string int8,
+             std::map<std::string, std::string> properties) {
             OpenVinoOptions options;
             options.device = std::move(device);
             options.instances = instances;
@@ -121,6 +122,7 @@ void bind_backends(py::module_& module) {
             options.cache_dir = std::move(cache_dir);
             options.low_priority = low_priority;
             options.trusted_shapes = trusted_shapes;
+            options.int8 = std::move(int8);
             options.properties = std::move(properties);
             auto result = [&] {
               const py::gil_scoped_release release;
@@ -130,7 +132,7 @@ void bind_backends(py::module_& module) {
           },
           "path"_a, py::kw_only(), "device"_a = "CPU", "instances"_a = 1, "threads"_a = 1,
           "cache_dir"_a = "", "low_priority"_a = false, "trusted_shapes"_a = false,
-          "properties"_a = std::map<std::string, std::string>());
+          "int8"_a = "exact", "properties"_a = std::map<std::string, std::string>());
   module.def("callback_model", &callback_model, "callables"_a, "inputs"_a, "outputs"_a,
              py::kw_only(), "description"_a = "Python callable", "remake"_a = py::none());
 }

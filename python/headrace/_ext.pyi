@@ -151,10 +151,12 @@ class OpenVinoBackend:
         cache_dir: str = "",
         low_priority: bool = False,
         trusted_shapes: bool = False,
+        int8: str = "exact",
         properties: Mapping[str, str] = {},
     ) -> Model:
-        """`low_priority`: the work leaves the processors to whoever serves. `trusted_shapes`: shapes
-        come from our own code and are not inferred through the graph first."""
+        """`low_priority`: the work leaves the processors to whoever serves. `trusted_shapes`:
+        shapes come from our own code, not inferred through the graph first. `int8`: "off", "exact",
+        "dynamic" or "auto": which linear layers run on our INT8 kernels."""
 
 @final
 class SpeechStream:

@@ -16,6 +16,7 @@
 #include <openvino/runtime/core.hpp>
 #include <openvino/runtime/properties.hpp>
 
+#include "backends/openvino/int8_rewrite.h"
 #include "backends/openvino/onnx_names.h"
 #include "backends/openvino/openvino_error.h"
 #include "backends/openvino/openvino_instance.h"
@@ -336,7 +337,8 @@ ov::AnyMap compile_config(const OpenVinoOptions& options, uint32_t streams, uint
   return config;
 }
 
-std::string describe_model(const OpenVinoOptions& options, const ov::CompiledModel& compiled) {
+std::string describe_model(const OpenVinoOptions& options, const ov::CompiledModel& compiled,
+                           const std::string& int8) {
   std::string precision;
   try {
     precision = " " + compiled.get_property(ov::hint::inference_precision).get_type_name();
@@ -347,7 +349,8 @@ std::string describe_model(const OpenVinoOptions& options, const ov::CompiledMod
     return std::to_string(n) + " " + what + (n == 1 ? "" : "s");
   };
   return "OpenVINO " + short_version() + " " + options.device + precision + ", " +
-         count(options.instances, "instance") + " x " + count(options.threads, "thread");
+         count(options.instances, "instance") + " x " + count(options.threads, "thread") +
+         (int8.empty() ? "" : ", " + int8);
 }
 
 void with_priority(bool low, const std::function<void()>& work) {
@@ -360,6 +363,7 @@ struct Read {
   OpenVinoSignature signature;
   std::shared_ptr<ShapeCheck> shape_check;
   bool shared;  // by all instances
+  Int8Rewritten int8;
 };
 
 Result<Read> read_to_compile(ov::Core& core, const std::string& path,
@@ -368,9 +372,16 @@ Result<Read> read_to_compile(ov::Core& core, const std::string& path,
   if (!model) return model.error();
   Result<OpenVinoSignature> signature = read_signature(path, **model);
   if (!signature) return signature.error();
-  const bool shared = options.device != "CPU" || constant_bytes(**model) > kSharedWeightsBytes;
   auto shape_check = options.trusted_shapes ? nullptr : std::make_shared<ShapeCheck>(**model);
-  return Read{std::move(*model), std::move(*signature), std::move(shape_check), shared};
+  Int8Rewritten int8;
+  if (options.device == "CPU") {
+    int8 = rewrite_int8(core, *model, *parse_int8_mode(options.int8),
+                        compile_config(options, 1, options.threads), options.threads);
+  }
+  // INT8 weights are shared in any case.
+  const bool shared = options.device != "CPU" || constant_bytes(**model) > kSharedWeightsBytes;
+  return Read{std::move(*model), std::move(*signature), std::move(shape_check), shared,
+              std::move(int8)};
 }
 
 std::vector<ov::CompiledModel> compile(ov::Core& core, const Read& read,
@@ -378,6 +389,7 @@ std::vector<ov::CompiledModel> compile(ov::Core& core, const Read& read,
   ov::AnyMap config =
       read.shared ? compile_config(options, options.instances, options.instances * options.threads)
                   : compile_config(options, 1, options.threads);
+  if (read.int8.exact + read.int8.dynamic > 0) config.erase(ov::cache_dir.name());
   std::vector<ov::CompiledModel> compiled;
   while (compiled.size() < (read.shared ? 1 : options.instances)) {
     try {
@@ -438,6 +450,9 @@ Result<std::shared_ptr<Model>> OpenVinoBackend::load(const std::string& path,
     return Status::invalid_argument("cannot load '" + path +
                                     "': instances and threads must be at least 1");
   }
+  if (Result<Int8Mode> mode = parse_int8_mode(options.int8); !mode) {
+    return Status::invalid_argument("cannot load '" + path + "': " + mode.error().message());
+  }
   ov::Core& core = impl_->core();
   if (Status status = check_properties(core, options); !status.ok()) return status;
   const bool low_priority = impl_->workers_are_there() && options.low_priority;
@@ -454,7 +469,7 @@ Result<std::shared_ptr<Model>> OpenVinoBackend::load(const std::string& path,
     compiled = compile(core, **read, options);
     (*read)->model.reset();  // freed here too
   });
-  std::string description = describe_model(options, compiled.front());
+  std::string description = describe_model(options, compiled.front(), (*read)->int8.summary);
   return std::shared_ptr<Model>(std::make_shared<OpenVinoModel>(
       std::move((*read)->signature), std::move((*read)->shape_check), std::move(compiled),
       std::move(description)));

@@ -47,14 +47,19 @@ struct OpenVinoOptions {
   uint32_t instances = 1;  // how many instances will run at the same time
   uint32_t threads = 1;    // intra-op threads an instance
   // Compiled models are kept here and found again at the next start; empty: not kept.
-  std::string cache_dir;
+  std::string cache_dir = {};
   // While others serve: they have the processors first.
   bool low_priority = false;
   // Shapes come from our own code, which knows the graph: none is inferred through it before its first
   // run. For networks whose shapes change from run to run (the decoder of speech).
   bool trusted_shapes = false;
+  // Which linear layers run on our INT8 kernels instead of OpenVINO's operators (int8_rewrite.h), CPU
+  // only. "off": none. "exact": those that the model itself quantises, where OpenVINO's own sums would
+  // saturate (no VNNI). "dynamic": all, float ones too. "auto": those that measure faster. Compiled
+  // models with such layers are not kept in cache_dir: it would lack their weights.
+  std::string int8 = "exact";
   // Passed on to compile_model as they are, after ours ("INFERENCE_PRECISION_HINT": "bf16").
-  std::map<std::string, std::string> properties;
+  std::map<std::string, std::string> properties = {};
 };
 
 class OpenVinoBackend {

@@ -19,6 +19,7 @@ from typing import Protocol
 from headrace import runtime
 from headrace.errors import (
     HeadraceError,
+    InvalidArgumentError,
     UnavailableError,
 )
 from headrace.logs import get_logger
@@ -28,6 +29,8 @@ from headrace.repository.artifact import Artifact, OnnxEngine, engines
 __all__ = ["Loaders", "OpenedModel", "Source"]
 
 _log = get_logger("control")
+
+_INT8_MODES = ("off", "exact", "dynamic", "auto")  # csrc/backends/openvino/int8_rewrite.h
 
 # config.pbtxt `parameters` that are handed to OpenVINO as they are.
 _OPENVINO_PROPERTIES = frozenset(
@@ -106,6 +109,8 @@ class Loaders:
         """Raises InvalidArgumentError, NotFoundError or UnavailableError, naming the file and the
         fix."""
         candidates = engines(source.artifact, source.config, self._engine)
+        if "openvino" in candidates:
+            _int8(source, source.config)  # here, since onnxruntime would take what fails later
         if candidates == ("openvino", "onnxruntime"):
             return self._open_onnx_auto(source)
         (engine,) = candidates
@@ -190,6 +195,7 @@ class _OpenedOpenVino:
             threads=threads,
             cache_dir=self._cache_dir,
             low_priority=self._source.low_priority,
+            int8=_int8(self._source, config),
             properties=_openvino_properties(self._source, config),
         )
         return model, []
@@ -200,9 +206,23 @@ def _openvino_properties(source: Source, config: model_config.ModelConfig) -> di
     for key, value in config.parameters.items():
         if key in _OPENVINO_PROPERTIES:
             properties[key] = value.string_value
-        elif key not in ("INFERENCE_NUM_THREADS", "intra_op_thread_count", "onnx_engine"):
+        elif key not in ("INFERENCE_NUM_THREADS", "intra_op_thread_count", "onnx_engine", "int8"):
             _log.warning("%s: parameter '%s' is not used by the OpenVINO backend", source, key)
     return properties
+
+
+def _int8(source: Source, config: model_config.ModelConfig) -> str:
+    """Which linear layers run on our INT8 kernels, after `parameters { key: "int8" }`."""
+    if "int8" not in config.parameters:
+        return "exact"
+    choice: str = config.parameters["int8"].string_value
+    if choice not in _INT8_MODES:
+        raise InvalidArgumentError(
+            f'{source}: parameters["int8"] is "{choice}"; it must be '
+            + ", ".join(f'"{mode}"' for mode in _INT8_MODES[:-1])
+            + f' or "{_INT8_MODES[-1]}"'
+        )
+    return choice
 
 
 class _WithFallback:
