@@ -222,6 +222,33 @@ class SpeechRecognizer:
         stop_history_eou_ms: int = 0,
     ) -> SpeechStream: ...
 
+@final
+class Int8Linear:
+    """A linear layer on the CPU's INT8 kernels (csrc/kernels/int8_linear.h). Immutable."""
+
+    def __init__(
+        self, weights: Array, bias: Array | None = None, *, activation: str = "none"
+    ) -> None:
+        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh or silu."""
+
+    @staticmethod
+    def from_quantized(
+        weights: Array, scales: Array, bias: Array | None = None, *, activation: str = "none"
+    ) -> Int8Linear:
+        """`weights` int8 (outputs, inputs), `scales` one an output."""
+
+    def run(self, x: Array) -> Array:
+        """x (rows, inputs) -> (rows, outputs) float32. Releases the GIL."""
+
+    @property
+    def inputs(self) -> int: ...
+    @property
+    def outputs(self) -> int: ...
+    @property
+    def isa(self) -> str: ...
+    @property
+    def memory_bytes(self) -> int: ...
+
 def callback_model(
     callables: Sequence[Callable[[dict[str, Array]], Mapping[str, Array]]],
     inputs: Sequence[TensorSpec],
