@@ -15,6 +15,7 @@ void bind_call(pybind11::module_& module);      // ServerCall, CallEvents
 void bind_server(pybind11::module_& module);    // ServerOptions, Server
 void bind_speech(pybind11::module_& module);    // SpeechRecognizer, SpeechStream
 void bind_int8(pybind11::module_& module);      // Int8Linear
+void bind_speech_service(pybind11::module_& module);  // SpeechServable, decode_audio
 
 // Set while this thread, an instance's, runs a Python model. What Python drops there must not wait for
 // instance threads: it would wait for itself.

@@ -11,5 +11,6 @@ PYBIND11_MODULE(_ext, module) {
   headrace::bind_call(module);
   headrace::bind_speech(module);
   headrace::bind_int8(module);
+  headrace::bind_speech_service(module);
   headrace::bind_server(module);
 }

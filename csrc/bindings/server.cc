@@ -399,6 +399,13 @@ void bind_server(py::module_& module) {
       .def("publish", &PyServer::publish, "routes"_a,
            "traffic"_a = std::map<std::string, PyTraffic>(), "starting"_a = false)
       .def(
+          "publish_speech",
+          [](PyServer& self, SpeechTable::Models models) {
+            const py::gil_scoped_release release;
+            self.core().publish_speech(std::make_shared<const SpeechTable>(std::move(models)));
+          },
+          "models"_a)
+      .def(
           "set_ready", [](PyServer& self, bool ready) { self.core().set_ready(ready); }, "ready"_a)
       .def(
           "set_health",

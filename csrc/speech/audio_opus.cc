@@ -1,6 +1,6 @@
 // Opus in Ogg (RFC 7845) by libogg and libopus, decoded at kSpeechSampleRate: it needs no resampler.
 #include <ogg/ogg.h>
-#include <opus_multistream.h>
+#include <opus/opus_multistream.h>
 
 #include <algorithm>
 #include <array>

@@ -249,6 +249,25 @@ class Int8Linear:
     @property
     def memory_bytes(self) -> int: ...
 
+@final
+class SpeechServable(Servable):
+    """A speech model as KServe's RPCs see it: ready, and answers ModelInfer with UNIMPLEMENTED."""
+
+    def __init__(self, model: str, version: int) -> None: ...
+
+def decode_audio(
+    audio: bytes,
+    *,
+    encoding: int = 0,
+    sample_rate: int = 0,
+    channels: int = 1,
+    separate_channels: bool = False,
+    max_seconds: float = 14400.0,
+) -> list[Array]:
+    """A recording as Riva's service hears it: float32, 16 kHz, an array a channel (or the first
+    only; none if it is empty). `encoding`: AudioEncoding of riva_common.proto; like the rate and
+    the channels it is for audio without a header (WAV, FLAC, Ogg Opus)."""
+
 def callback_model(
     callables: Sequence[Callable[[dict[str, Array]], Mapping[str, Array]]],
     inputs: Sequence[TensorSpec],
@@ -781,6 +800,10 @@ class Server:
         stream, rows, rows of its batch or 0, request id, model, version, arm, who failed before).
         Stamps are nanoseconds of the monotonic clock, 0 for what did not happen: arrived, queued,
         taken by an instance, input done, executed, output done, answered."""
+
+    def publish_speech(self, models: Mapping[str, SpeechRecognizer]) -> None:
+        """Replaces the recognisers of nvidia.riva.asr; streams that run keep theirs. Returns when
+        no I/O thread holds the old table any more."""
 
     def set_ready(self, ready: bool) -> None: ...
     def set_health(self, service: str, serving: bool) -> None: ...

@@ -53,7 +53,11 @@ __all__ = ["Server", "run_until_signal"]
 _log = get_logger("server")
 
 # What the core itself serves.
-_SERVICES = ("grpc.health.v1.Health", "inference.GRPCInferenceService")
+_SERVICES = (
+    "grpc.health.v1.Health",
+    "inference.GRPCInferenceService",
+    "nvidia.riva.asr.RivaSpeechRecognition",
+)
 _REFLECTION = (
     "grpc.reflection.v1.ServerReflection",
     "grpc.reflection.v1alpha.ServerReflection",

@@ -33,6 +33,7 @@ try:
         ServerOptions,
         ShadowTally,
         SpeechRecognizer,
+        SpeechServable,
         SpeechStream,
         TensorSpec,
         TlsOptions,
@@ -40,6 +41,7 @@ try:
         __version__,
         available_cores,
         callback_model,
+        decode_audio,
         histogram_bounds_ns,
         plan_cores,
     )
@@ -78,6 +80,7 @@ __all__ = [
     "ServerOptions",
     "ShadowTally",
     "SpeechRecognizer",
+    "SpeechServable",
     "SpeechStream",
     "TensorSpec",
     "TlsOptions",
@@ -85,6 +88,7 @@ __all__ = [
     "__version__",
     "available_cores",
     "callback_model",
+    "decode_audio",
     "histogram_bounds_ns",
     "plan_cores",
 ]

@@ -30,7 +30,7 @@ from headrace.control.states import LoadedVersion
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.logs import get_logger
 from headrace.protocol import model_config
-from headrace.repository.artifact import find_artifact
+from headrace.repository.artifact import Artifact, find_artifact
 from headrace.repository.model_config import (
     Defaults,
     complete,
@@ -100,6 +100,10 @@ class VersionLoader:
         then. `low_priority`: for others serve meanwhile."""
         started = time.monotonic()
         artifact = find_artifact(entry, number, config)
+        if artifact.backend == "speech":
+            return self._load_speech(
+                entry, number, artifact, config, policy, fingerprint, plan, low_priority
+            )
         source = Source(
             model=entry.name,
             version=number,
@@ -154,6 +158,24 @@ class VersionLoader:
             cache=self._cache,
             desk=self._desk,
         )
+
+    def _load_speech(
+        self,
+        entry: ModelEntry,
+        number: int,
+        artifact: Artifact,
+        config: model_config.ModelConfig,
+        policy: ModelPolicy,
+        fingerprint: str,
+        plan: Plan,
+        low_priority: bool,
+    ) -> LoadedVersion:
+        from headrace.control.speech_version import load_speech_version
+
+        with self._slots if low_priority else nullcontext():
+            return load_speech_version(
+                entry, number, artifact, config, policy, fingerprint=fingerprint, plan=plan
+            )
 
     def _with_best_threads(self, model: str, plan: Plan, warm: Callable[[int], _Warm]) -> _Warm:
         """What was found out about a model is tried first with its next version: a compilation

@@ -12,6 +12,7 @@ from headrace.control.rollouts import Rollouts
 from headrace.control.states import LoadedVersion, VersionRoute
 from headrace.monitoring.exporter import ModelSample, RolloutSample, VersionSample
 from headrace.monitoring.fallback_metrics import FallbackSample, QueueSample
+from headrace.monitoring.speech_metrics import SpeechSample
 from headrace.monitoring.tracing import TraceExporter
 
 __all__ = ["Readings", "traffic"]
@@ -47,6 +48,14 @@ class Readings:
                 slo=(slo.latency, slo.objective) if (slo := loaded.policy.slo) else None,
             )
             for loaded in self._registry.ready_versions()
+            if loaded.speech is None
+        ]
+
+    def speech(self) -> Sequence[SpeechSample]:
+        return [
+            SpeechSample(loaded.model, str(loaded.number), loaded.speech.speech())
+            for loaded in self._registry.ready_versions()
+            if loaded.speech is not None
         ]
 
     def versions(self) -> Sequence[VersionSample]:

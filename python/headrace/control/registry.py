@@ -36,6 +36,7 @@ __all__ = ["Registry", "Swap", "parse_version"]
 
 _INTEGER = re.compile(r"-?[0-9]{1,20}")
 _SERVICE = "inference.GRPCInferenceService"
+_SPEECH_SERVICE = "nvidia.riva.asr.RivaSpeechRecognition"
 
 
 def parse_version(text: str) -> int | None:
@@ -72,6 +73,7 @@ class Registry:
         self._lock = threading.RLock()
         self._models: dict[str, ModelRecord] = {}  # guarded by _lock, as is all below
         self._health: dict[str, bool] = {}
+        self._speech: set[str] = set()  # models that are published as recognisers
         self._initialised = False
         self._stopping = False
         self._server.publish({}, {}, starting=True)
@@ -345,12 +347,24 @@ class Registry:
             {name: _traffic(record) for name, record in self._models.items()},
             starting=not self._initialised,
         )
+        self._publish_speech()
         self._announce()
+
+    def _publish_speech(self) -> None:
+        speech: dict[str, runtime.SpeechRecognizer] = {}
+        for name, record in self._models.items():
+            default = record.default()
+            version = default.speech if default is not None else None
+            if version is not None and version.recognizer is not None:
+                speech[name] = version.recognizer
+        if speech.keys() or self._speech:
+            self._server.publish_speech(speech)
+        self._speech = set(speech)
 
     def _announce(self) -> None:
         ready = self.ready
         self._server.set_ready(ready)
-        health = {"": ready, _SERVICE: ready}
+        health = {"": ready, _SERVICE: ready, _SPEECH_SERVICE: ready and bool(self._speech)}
         for name, record in self._models.items():
             health[name] = record.answers() and not self._stopping
         for name, serving in health.items():

@@ -10,13 +10,13 @@ from enum import Enum
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from headrace import errors
+from headrace import errors, runtime
 from headrace.protocol import model_config
 from headrace.repository.policy import ModelPolicy
 
 if TYPE_CHECKING:
-    from headrace import runtime
     from headrace.control.fallbacks import Fallbacks
+    from headrace.control.speech_version import SpeechVersion
 from headrace.control.feedback import Feedback
 
 __all__ = [
@@ -47,7 +47,7 @@ class LoadedVersion:
     model: str
     number: int
     fingerprint: str  # of the files and the configuration it was loaded from
-    version: runtime.ModelVersion
+    version: runtime.ModelVersion | SpeechVersion
     hedged: runtime.Hedged | None  # these are parts of `servable`, as asked for
     cache: runtime.CachedServable | None
     fallbacks: Fallbacks  # around the version and its cache
@@ -71,6 +71,11 @@ class LoadedVersion:
                 count, total = values[key]
                 values[key] = (count + cache["hits"], total + ns)
         return values
+
+    @property
+    def speech(self) -> SpeechVersion | None:
+        """The version, if it recognises speech."""
+        return None if isinstance(self.version, runtime.ModelVersion) else self.version
 
     @property
     def servable(self) -> runtime.Servable:

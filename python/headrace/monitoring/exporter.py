@@ -16,8 +16,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from headrace.errors import code_name
-from headrace.monitoring import cache_metrics, fallback_metrics
+from headrace.monitoring import cache_metrics, fallback_metrics, speech_metrics
 from headrace.monitoring.fallback_metrics import FallbackSample, QueueSample
+from headrace.monitoring.speech_metrics import SpeechSample
 
 if TYPE_CHECKING:
     from prometheus_client import CollectorRegistry, Metric
@@ -88,6 +89,8 @@ class Source(Protocol):
     """What the exporter reads at every scrape."""
 
     def models(self) -> Sequence[ModelSample]: ...
+
+    def speech(self) -> Sequence[SpeechSample]: ...
 
     def versions(self) -> Sequence[VersionSample]: ...
 
@@ -226,6 +229,7 @@ class _Collector:
         yield from fallback_metrics.families(
             self._source.fallbacks(), self._source.tickets(), self._source.ticket_events()
         )
+        yield from speech_metrics.families(self._source.speech(), self._exported)
         yield from self._server()
 
     def _triton(self, samples: Sequence[ModelSample]) -> Iterator[Metric]:

@@ -12,15 +12,16 @@ from headrace.protocol import model_config
 from headrace.repository.names import check_inner_path
 from headrace.repository.scan import ModelEntry
 
-Backend = Literal["openvino", "onnxruntime", "pytorch", "callback"]
+Backend = Literal["openvino", "onnxruntime", "pytorch", "callback", "speech"]
 OnnxEngine = Literal["auto", "openvino", "onnxruntime"]
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A model on disk. `backend` is what config.pbtxt calls it: "openvino" (IR, or ONNX when the
-    configuration says so), "onnxruntime" (.onnx), "pytorch" (.pt2, .pt), "callback" (.py). What
-    executes it is another question: see `engines`."""
+    configuration says so), "onnxruntime" (.onnx), "pytorch" (.pt2, .pt), "callback" (.py), "speech"
+    (speech.yaml and the files that it names). What executes it is another question: see
+    `engines`."""
 
     backend: Backend
     path: Path
@@ -32,6 +33,7 @@ _FILENAMES: Mapping[Backend, tuple[str, ...]] = {
     "openvino": ("model.xml", "model.onnx"),
     "pytorch": ("model.pt2", "model.pt"),
     "callback": ("model.py",),
+    "speech": ("speech.yaml",),
 }
 _BY_SUFFIX: Mapping[str, Backend] = {
     ".onnx": "onnxruntime",
@@ -40,6 +42,7 @@ _BY_SUFFIX: Mapping[str, Backend] = {
     ".pt": "pytorch",
     ".pth": "pytorch",
     ".py": "callback",
+    ".yaml": "speech",
 }
 PLATFORMS: Mapping[str, Backend] = {
     "onnxruntime_onnx": "onnxruntime",
