@@ -545,7 +545,8 @@ TEST_CASE("models: by name, by language, for streams and for files; a swap leave
   const Reply& reply = service.call(kModels, "");
   CHECK(reply.status() == 0);
   std::vector<std::string> listed;
-  protozero::pbf_reader response(*reply.message());
+  const std::string bytes = reply.message().value();
+  protozero::pbf_reader response(bytes);
   while (response.next(1)) {
     protozero::pbf_reader config(response.get_message());
     std::string name;
