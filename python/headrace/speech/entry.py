@@ -24,7 +24,11 @@ from headrace.errors import AlreadyExistsError, FailedPreconditionError, Invalid
 from headrace.speech import moonshine, whisper
 from headrace.speech.byte_level import Vocabulary, read_vocabulary
 from headrace.speech.ct2 import read_ct2, whisper_from_ct2
-from headrace.speech.moonshine_export import read_bin_tokens, read_moonshine
+from headrace.speech.moonshine_export import (
+    read_bin_tokens,
+    read_moonshine,
+    read_sentence_pieces,
+)
 from headrace.speech.network import Networks
 from headrace.speech.sources import Found
 from headrace.speech.whisper_export import read_whisper
@@ -145,10 +149,13 @@ def _convert(found: Found, language: str, int8: bool, on_step: Callable[[str], N
     files = found.files
     if found.layout == "moonshine":
         weights = read_moonshine(files["encoder"], files["decoder"])
-        tokens = read_bin_tokens(files["tokens"])
+        binary = files["tokens"].suffix == ".bin"
+        tokens = (read_bin_tokens if binary else read_sentence_pieces)(files["tokens"])
+        config = _read_json(files["config"]) if "config" in files else {}
+        start, end = config.get("decoder_start_token_id", 1), config.get("eos_token_id", 2)
         on_step("building the networks")
         networks = moonshine.build(weights, int8=int8, metadata=metadata)
-        return _Model(networks, tokens, "moonshine", [1], 2, 6.5, 0.5, [], [])
+        return _Model(networks, tokens, "moonshine", [int(start)], int(end), 6.5, 0.5, [], [])
     vocabulary = read_vocabulary(files["tokens"])
     config = _read_json(files["config"]) if "config" in files else {}
     if "generation" in files:

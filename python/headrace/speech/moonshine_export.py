@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,8 +14,9 @@ from headrace.speech.onnx_weights import OnnxWeights
 if TYPE_CHECKING:
     from numpy.typing import NDArray
 
-__all__ = ["read_bin_tokens", "read_moonshine"]
+__all__ = ["read_bin_tokens", "read_moonshine", "read_sentence_pieces"]
 
+_BYTE = re.compile(r"<0x([0-9A-Fa-f]{2})>")
 _SPACE = "\u2581".encode()  # a word's start, in sentencepiece's spelling
 
 
@@ -24,25 +27,25 @@ def read_moonshine(encoder: Path, decoder: Path) -> MoonshineWeights:
     decoder_layers = d.count_layers("layers.{}/encoder_attn/q_proj/MatMul")
     if not encoder_layers or not decoder_layers or not e.has("groupnorm/InstanceNormalization"):
         raise InvalidArgumentError(f"{encoder.parent} holds no Moonshine export")
-    inv_freq = e.constant_of("rotary_emb/MatMul").reshape(-1)
+    inv_freq = e.float_behind("rotary_emb/MatMul").reshape(-1)
     embedding = d.constant_of("embed_tokens/Gather")
-    keys = _first_shape(d, embedding.shape[1])
     return MoonshineWeights(
         encoder=_encoder(e, encoder_layers),
         decoder=_decoder(d, decoder_layers) | {"embedding": embedding},
         encoder_layers=encoder_layers,
         decoder_layers=decoder_layers,
-        heads=keys,
+        heads=_heads(d),
         inv_freq=inv_freq,
     )
 
 
-def _first_shape(decoder: OnnxWeights, width: int) -> int:
-    """Heads, from the cache's declared shape (batch, heads, past, width of a head)."""
-    for name, shape in decoder.input_shapes.items():
-        if name.startswith("past_key_values.0.") and len(shape) == 4 and shape[1] > 0:
+def _heads(decoder: OnnxWeights) -> int:
+    """From the cache's declared shape (batch, heads, time, width of a head)."""
+    for name, shape in decoder.shapes.items():
+        cached = name.startswith(("past_key_values.0.", "present.0."))
+        if cached and len(shape) == 4 and shape[1] > 0:
             return int(shape[1])
-    raise InvalidArgumentError(f"{decoder.path} says not how many heads its {width} columns are")
+    raise InvalidArgumentError(f"{decoder.path} does not say how many heads it has")
 
 
 def _encoder(e: OnnxWeights, layers: int) -> dict[str, NDArray[Any]]:
@@ -111,4 +114,22 @@ def read_bin_tokens(path: Path) -> dict[int, bytes]:
         if piece not in (b"", b"<unk>", b"<s>", b"</s>"):
             tokens[count] = piece.replace(_SPACE, b" ")
         count += 1
+    return tokens
+
+
+def read_sentence_pieces(path: Path) -> dict[int, bytes]:
+    """tokenizer.json of transformers: sentencepiece's spelling, <0xNN> for single bytes."""
+    try:
+        document = json.loads(path.read_text(encoding="utf-8"))
+        pieces = {int(number): str(piece) for piece, number in document["model"]["vocab"].items()}
+        special = {int(entry["id"]) for entry in document["added_tokens"] if entry["special"]}
+    except (ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InvalidArgumentError(f"{path} is no tokenizer of Moonshine: {error}") from None
+    tokens: dict[int, bytes] = {}
+    for number, piece in pieces.items():
+        if number in special:
+            continue
+        byte = _BYTE.fullmatch(piece)
+        plain = piece.encode().replace(_SPACE, b" ")
+        tokens[number] = bytes([int(byte[1], 16)]) if byte else plain
     return tokens

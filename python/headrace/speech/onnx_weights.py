@@ -46,9 +46,9 @@ class OnnxWeights:
                     self._readers.setdefault(name, []).append(node)
         self.metadata = {entry.key: entry.value for entry in model.metadata_props}
         # 0: dynamic.
-        self.input_shapes = {
+        self.shapes = {
             value.name: [size.dim_value for size in value.type.tensor_type.shape.dim]
-            for value in model.graph.input
+            for value in (*model.graph.input, *model.graph.output)
         }
 
     def has(self, path: str) -> bool:
@@ -97,6 +97,21 @@ class OnnxWeights:
     def constant_of(self, node: str) -> NDArray[Any]:
         """The constant that the node `node` reads."""
         return self._constant_input(self._node(node))
+
+    def float_behind(self, node: str) -> NDArray[Any]:
+        """The nearest stored array of f32 that what `node` reads is made of."""
+        names, seen = list(self._node(node).input), set[str]()
+        while names:
+            name = names.pop(0)
+            if name in seen:
+                continue
+            seen.add(name)
+            value = self._constant(name)
+            if value is not None and value.dtype.kind == "f" and value.size > 1:
+                return value
+            if name in self._producers:
+                names.extend(self._producers[name].input)
+        raise InvalidArgumentError(f"{self.path}: no table behind '{node}'")
 
     def initializer(self, ending: str) -> NDArray[Any] | None:
         """The stored array whose name ends so."""

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import importlib.metadata
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -167,6 +168,9 @@ def find_folder(folder: Path) -> Found:
     for layout, roles in _LAYOUTS:
         files = {role: _first(folder, patterns) for role, patterns in roles.items()}
         found = {role: path for role, path in files.items() if path is not None}
+        kind = _model_type(folder)
+        if kind and layout in ("moonshine", "whisper-onnx") and not layout.startswith(kind):
+            continue
         if all(role in found for role in roles if not role.endswith("?")):
             return Found(
                 layout,
@@ -196,7 +200,8 @@ _LAYOUTS: tuple[tuple[str, _Roles], ...] = (
                 "decoder_model_merged.ort",
                 "decoder_model.onnx",
             ),
-            "tokens": ("tokenizer.bin",),
+            "tokens": ("tokenizer.bin", "tokenizer.json"),
+            "config?": ("config.json",),
         },
     ),
     (
@@ -236,6 +241,15 @@ def _first(folder: Path, patterns: tuple[str, ...]) -> Path | None:
         for path in sorted((folder / "onnx").glob(pattern)):
             return path
     return None
+
+
+def _model_type(folder: Path) -> str:
+    """What transformers calls it; "" when nothing says."""
+    try:
+        document = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    except (OSError, ValueError):
+        return ""
+    return str(document.get("model_type", "")) if isinstance(document, dict) else ""
 
 
 def _license_of(folder: Path) -> str:

@@ -8,7 +8,7 @@ import pytest
 
 from headrace.errors import InvalidArgumentError
 from headrace.speech.byte_level import read_vocabulary
-from headrace.speech.moonshine_export import read_bin_tokens
+from headrace.speech.moonshine_export import read_bin_tokens, read_sentence_pieces
 
 
 def test_byte_level_spelling(tmp_path: Path) -> None:
@@ -64,3 +64,14 @@ def test_moonshine_pieces(tmp_path: Path) -> None:
         path.write_bytes((data + bytes([130, 1]) + long)[:cut])
         with pytest.raises(InvalidArgumentError, match="ends inside"):
             read_bin_tokens(path)
+
+
+def test_sentence_pieces(tmp_path: Path) -> None:
+    path = tmp_path / "tokenizer.json"
+    vocabulary = {"<s>": 1, "<0x0A>": 3, "\u2581a": 4, "b": 5}
+    added = [{"id": 1, "content": "<s>", "special": True}]
+    path.write_text(json.dumps({"model": {"vocab": vocabulary}, "added_tokens": added}))
+    assert read_sentence_pieces(path) == {3: b"\n", 4: b" a", 5: b"b"}
+    path.write_text("[]")
+    with pytest.raises(InvalidArgumentError, match=r"tokenizer\.json"):
+        read_sentence_pieces(path)
