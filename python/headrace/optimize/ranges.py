@@ -57,7 +57,9 @@ class Histogram:
                 [self.counts.reshape(-1, 2).sum(axis=1), np.zeros(_BINS // 2, np.int64)]
             )
             self.top *= 2
-        self.counts += np.histogram(magnitudes, bins=_BINS, range=(0.0, self.top))[0]
+        # As numpy.histogram, several times as fast.
+        at = np.minimum((magnitudes * (_BINS / self.top)).astype(np.int32), _BINS - 1)
+        self.counts += np.bincount(at, minlength=_BINS)
 
     @property
     def width(self) -> float:

@@ -3,6 +3,7 @@ saturation touches; where stock runtimes take part, with 7-bit weights, which ca
 
 from __future__ import annotations
 
+import importlib.util
 from pathlib import Path
 from typing import Any
 
@@ -96,8 +97,8 @@ def check_form(model: bytes, layers: int) -> None:
 
 MODELS = {
     "mlp": (onnx_models.mlp, (160, 64), 3),
-    "attention": (onnx_models.attention, (64, 8, 32), 12),
-    "conv_net": (onnx_models.conv_net, (96, 3, 12, 12), 3),
+    "attention": (onnx_models.attention, (48, 8, 32), 12),
+    "conv_net": (onnx_models.conv_net, (64, 3, 12, 12), 3),
 }
 
 
@@ -222,7 +223,7 @@ def test_factors_are_folded_where_nobody_else_reads(tmp_path: Path) -> None:
 
 def test_the_budget_is_met_by_layers_in_float(tmp_path: Path) -> None:
     path = onnx_models.attention(tmp_path / "attention.onnx")
-    x = onnx_models.rows(96, 8, 32)
+    x = onnx_models.rows(48, 8, 32)
     everything = run(path, x)
     budget = everything.error * 0.6
     said: list[tuple[str, int, int]] = []
@@ -385,8 +386,6 @@ def test_options_that_mean_nothing_are_told(options: dict[str, Any], text: str) 
 
 
 def test_missing_packages_are_named(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    import importlib.util
-
     from headrace.errors import UnimplementedError
 
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
@@ -433,3 +432,27 @@ def test_rounds_are_interleaved_and_medians() -> None:
     )
     assert (first, second) == (0.5, 0.25)
     assert calls[5:9] == ["before", "after", "after", "before"]
+
+
+def test_a_real_classifier_keeps_its_answers(tmp_path: Path) -> None:
+    """Magika's file types (dense, Conv, dense; jax's export) on files of this tree."""
+    spec = importlib.util.find_spec("magika")
+    if spec is None or spec.origin is None:
+        pytest.skip("needs the weights in the package magika")
+    path = Path(spec.origin).parent / "models" / "standard_v3_3" / "model.onnx"
+    root = Path(__file__).parents[3]
+    files = sorted(
+        p for kind in ("py", "md", "cc", "h", "toml") for p in root.glob(f"*/**/*.{kind}")
+    )
+    rows = []
+    for file in files[:: max(1, len(files) // 16)]:
+        content = file.read_bytes()
+        begin, end = content[:4096].lstrip()[:1024], content[-4096:].rstrip()[-1024:]
+        rows.append([*begin, *[256] * (1024 - len(begin)), *[256] * (1024 - len(end)), *end])
+    chunks = [Chunk({"bytes": np.array([row], np.int32)}, None, 1, True) for row in rows]
+    result = quantize(path, divide(chunks), Options(ANY, calibration="minmax", smooth="off"))
+    assert result.layers == 3
+    assert result.differences[0].agreement == 1
+    assert result.error < 0.1
+    assert len(result.model) < 0.6 * path.stat().st_size
+    check_form(result.model, 3)
