@@ -59,6 +59,8 @@ def build(path: Path, targets: list[str], batch: int, free: int) -> dict[str, An
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
     parser = trt.OnnxParser(network, log)
+    if not path.is_file():
+        raise RefusedError("does not exist")
     if not parser.parse(path.read_bytes()):
         problems = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise RefusedError("; ".join(problems) or "; ".join(log.errors) or "does not parse")
