@@ -70,6 +70,8 @@ def read_whisper(
             "module names, not quantized, is expected)"
         )
     below = d.count_layers(f"{names.layer}/{names.cross}/{names.parts['q']}/MatMul")
+    if not below and e.has(f"{names.parts['k']}/MatMul"):
+        below = int(e.metadata.get("n_text_layer", "0"))
     heads = heads or int(e.metadata.get("n_audio_head", "0"))
     if not heads or not below:
         raise InvalidArgumentError(f"{decoder}: no layers of Whisper's decoder, or heads unknown")
@@ -81,7 +83,7 @@ def read_whisper(
     found_encoder["positions"] = _positions(
         e, ("embed_positions.weight", "positional_embedding"), found_encoder["norm.weight"].size
     )
-    found_decoder = _side(d, names, below, cross=True)
+    found_decoder = _side(d, names, below, cross=True, other=e)
     width = found_decoder["norm.weight"].size
     found_decoder["positions"] = _positions(
         d, ("embed_positions.weight", "positional_embedding"), width
@@ -93,35 +95,79 @@ def read_whisper(
 
 
 def _side(
-    weights: OnnxWeights, names: _Names, layers: int, *, cross: bool
+    weights: OnnxWeights,
+    names: _Names,
+    layers: int,
+    *,
+    cross: bool,
+    other: OnnxWeights | None = None,
 ) -> dict[str, NDArray[Any]]:
+    """`other`: where a decoder's projections of the audio are when it lacks them (sherpa-onnx's
+    exports have them in the encoder)."""
     found: dict[str, NDArray[Any]] = {}
-
-    def linear(source: str, target: str) -> None:
-        found[target] = weights.linear(source)
-        bias = weights.linear_bias(source)
-        if bias is not None:
-            found[f"{target}.bias"] = bias
-
-    def norm(source: str, target: str) -> None:
-        weight, bias = weights.norm(source)
-        found[f"{target}.weight"] = weight
-        found[f"{target}.bias"] = weight * 0 if bias is None else bias
-
+    flat = cross and not weights.has(
+        f"{names.layer.format(0)}/{names.attention}/{names.parts['q']}/MatMul"
+    )
     for i in range(layers):
-        source, target = names.layer.format(i), f"layers.{i}"
-        attentions = [("self_attn", names.attention)]
-        attentions += [("encoder_attn", names.cross)] if cross else []
-        for ours, theirs in attentions:
-            for part, name in names.parts.items():
-                linear(f"{source}/{theirs}/{name}", f"{target}.{ours}.{part}")
-        norms = names.norms if cross else [names.norms[0], names.norms[2]]
-        for number, name in enumerate(norms, 1):
-            norm(f"{source}/{name}", f"{target}.norm{number}")
-        for ours, theirs in zip(("fc1", "fc2"), names.feed, strict=True):
-            linear(f"{source}/{theirs}", f"{target}.{ours}")
-    norm(names.last[1 if cross else 0], "norm")
-    return found
+        linears, norms = (_flat_paths if flat else _nested_paths)(names, i, cross)
+        for target, path in linears.items():
+            there = other is not None and ".encoder_attn." in target and target[-1] in "kv"
+            lacks = flat or not weights.has(f"{path}/MatMul")
+            home = other if there and lacks and other is not None else weights
+            found[f"layers.{i}{target}"] = home.linear(path)
+            bias = home.linear_bias(path)
+            if bias is not None:
+                found[f"layers.{i}{target}.bias"] = bias
+        for target, path in norms.items():
+            weight, shift = weights.norm(path)
+            found[f"layers.{i}{target}.weight"] = weight
+            found[f"layers.{i}{target}.bias"] = weight * 0 if shift is None else shift
+    weight, shift = weights.norm(names.last[1 if cross else 0])
+    return found | {
+        "norm.weight": weight,
+        "norm.bias": weight * 0 if shift is None else shift,
+    }
+
+
+_Paths = tuple[dict[str, str], dict[str, str]]
+
+
+def _nested_paths(names: _Names, i: int, cross: bool) -> _Paths:
+    """(linear layers, norms) of layer i: our names' ends -> paths."""
+    layer = names.layer.format(i)
+    attentions = {"self_attn": names.attention} | ({"encoder_attn": names.cross} if cross else {})
+    linears = {
+        f".{ours}.{part}": f"{layer}/{theirs}/{name}"
+        for ours, theirs in attentions.items()
+        for part, name in names.parts.items()
+    }
+    for ours, name in zip(("fc1", "fc2"), names.feed, strict=True):
+        linears[f".{ours}"] = f"{layer}/{name}"
+    norms = names.norms if cross else [names.norms[0], names.norms[2]]
+    return linears, {f".norm{n}": f"{layer}/{name}" for n, name in enumerate(norms, 1)}
+
+
+def _flat_paths(names: _Names, i: int, cross: bool) -> _Paths:
+    """The same of sherpa-onnx's decoder, whose layers the exporter does not see: it numbers what it
+    meets, two attentions a layer."""
+
+    def nth(name: str, n: int) -> str:
+        return f"{name}_{n}" if n else name
+
+    parts = names.parts
+    linears = {
+        ".self_attn.q": nth(parts["q"], 2 * i),
+        ".self_attn.k": nth(parts["k"], i),
+        ".self_attn.v": nth(parts["v"], i),
+        ".self_attn.o": nth(parts["o"], 2 * i),
+        ".encoder_attn.q": nth(parts["q"], 2 * i + 1),
+        ".encoder_attn.k": nth(parts["k"], i),
+        ".encoder_attn.v": nth(parts["v"], i),
+        ".encoder_attn.o": nth(parts["o"], 2 * i + 1),
+    }
+    for ours, name in zip(("fc1", "fc2"), names.feed, strict=True):
+        linears[f".{ours}"] = nth(name, i)
+    return linears, {f".norm{n}": nth(name, i) for n, name in enumerate(names.norms, 1)}
 
 
 def _positions(weights: OnnxWeights, endings: tuple[str, ...], width: int) -> NDArray[Any]:

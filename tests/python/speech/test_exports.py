@@ -143,20 +143,49 @@ def sherpa_whisper(folder: Path) -> tuple[Any, Any]:
     randomize(model)
 
     class Encoder(torch.nn.Module):  # type: ignore[misc, name-defined]
+        """The decoder's projections of the audio are in its graph."""
+
         def __init__(self) -> None:
             super().__init__()
             self.audioEncoder = model.encoder
+            self.textDecoder = model.decoder
 
         def forward(self, mel: Any) -> Any:
-            return self.audioEncoder(mel)
+            audio = self.audioEncoder(mel)
+            keys = [block.cross_attn.key(audio) for block in self.textDecoder.blocks]
+            values = [block.cross_attn.value(audio) for block in self.textDecoder.blocks]
+            return torch.stack(keys), torch.stack(values)
+
+    class Wrapped:
+        """Attention whose modules are called one by one, by what is no module itself."""
+
+        def __init__(self, block: Any) -> None:
+            self.block = block
+
+        def run(self, x: Any, keys: Any, values: Any, mask: Any) -> Any:
+            own, cross = self.block.attn, self.block.cross_attn
+            h = self.block.attn_ln(x)
+            seen = own.qkv_attention(own.query(h), own.key(h), own.value(h), mask)[0]
+            x = x + own.out(seen)
+            h = self.block.cross_attn_ln(x)
+            x = x + cross.out(cross.qkv_attention(cross.query(h), keys, values)[0])
+            return x + self.block.mlp(self.block.mlp_ln(x))
 
     class Decoder(torch.nn.Module):  # type: ignore[misc, name-defined]
         def __init__(self) -> None:
             super().__init__()
             self.textDecoder = model.decoder
+            self.blocks = [Wrapped(block) for block in model.decoder.blocks]
 
-        def forward(self, tokens: Any, audio: Any) -> Any:
-            return self.textDecoder(tokens, audio)
+        def forward(self, tokens: Any, keys: Any, values: Any, offset: Any) -> Any:
+            text = self.textDecoder
+            end = offset[0] + tokens.shape[-1]
+            x = text.token_embedding(tokens) + text.positional_embedding[offset[0] : end]
+            for i, block in enumerate(self.blocks):
+                x = block.run(x, keys[i], values[i], text.mask)
+            x = text.ln(x)
+            logits = torch.matmul(text.token_embedding.weight, x.permute(0, 2, 1))
+            return logits.permute(0, 2, 1)
 
     features, ids = torch.randn(1, 80, 3000), torch.tensor(IDS)
     with torch.no_grad():
@@ -164,12 +193,12 @@ def sherpa_whisper(folder: Path) -> tuple[Any, Any]:
         logits = model.decoder(ids, audio)
         for name, module, inputs in (
             ("encoder", Encoder(), (features,)),
-            ("decoder", Decoder(), (ids, audio)),
+            ("decoder", Decoder(), (ids, *Encoder()(features), torch.zeros(1, dtype=torch.int64))),
         ):
             path = folder / f"tiny-{name}.onnx"
-            torch.onnx.export(module, inputs, str(path), opset_version=14, dynamo=False)
+            torch.onnx.export(module, inputs, str(path), opset_version=13, dynamo=False)
             exported = onnx.load(str(path))
-            onnx.helper.set_model_props(exported, {"n_audio_head": "2"})
+            onnx.helper.set_model_props(exported, {"n_audio_head": "2", "n_text_layer": "2"})
             onnx.save(exported, str(path))
     return features.numpy(), logits.numpy()
 
