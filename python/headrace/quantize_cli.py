@@ -57,6 +57,10 @@ def quantize(
         Optional[list[str]],  # noqa: UP045
         typer.Option(help="Layers to leave in float, as '*/classifier/*'. Repeatable."),
     ] = None,
+    judge: Annotated[
+        Optional[list[str]],  # noqa: UP045
+        typer.Option(help="Output that the error is of. Repeatable. [default: the worst of all]"),
+    ] = None,
     speed: Annotated[
         bool, typer.Option("--speed/--no-speed", help="Whether to time both on this machine.")
     ] = True,
@@ -68,7 +72,13 @@ def quantize(
     from headrace.optimize.quantize import Options, check_packages
 
     options = Options(
-        max_error, calibration, percentile, weight_bits, smooth, tuple(keep_float or ())
+        max_error,
+        calibration,
+        percentile,
+        weight_bits,
+        smooth,
+        tuple(keep_float or ()),
+        tuple(judge or ()),
     )
     check_packages()
     if output is not None and to is not None:

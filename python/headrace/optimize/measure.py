@@ -9,7 +9,7 @@ machine's OpenVINO makes of the same file is measured apart.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -100,9 +100,10 @@ def compare(reference: Answers, got: Answers, chunks: Sequence[Chunk]) -> list[D
     ]
 
 
-def worst(differences: Sequence[Difference]) -> float:
+def worst(differences: Sequence[Difference], outputs: Collection[str] = ()) -> float:
     """The error that a budget is about: the largest relative L2 of a float output; where there is
-    none, the share of integers that differ."""
+    none, the share of integers that differ. Of those `outputs`, or of all."""
+    differences = [d for d in differences if not outputs or d.output in outputs]
     floats = [d.relative_l2 for d in differences if d.cosine is not None]
     return max(floats or [1 - d.agreement for d in differences], default=0.0)
 

@@ -32,6 +32,7 @@ class Options:
     weight_bits: int = 8  # or 7: exact also where x86 without VNNI would saturate
     smooth: str = "auto"  # off, or a strength, as "0.5"
     keep_float: tuple[str, ...] = ()  # patterns of layers' names
+    outputs: tuple[str, ...] = ()  # that the error is of; all
 
     def __post_init__(self) -> None:
         if not 0 < self.max_error < float("inf"):
@@ -95,6 +96,11 @@ def quantize(
     when no layer can be INT8 within the budget."""
     check_packages()
     given = open_model(path)
+    names = [o.name for o in given.graph.output]
+    if unknown := sorted(set(options.outputs) - set(names)):
+        raise InvalidArgumentError(
+            f"{path} has no output '{unknown[0]}'; it has {', '.join(names)}"
+        )
     original = _clean(given)
     layers, left = find_layers(original)
     kept = [x for x in layers if any(fnmatchcase(x.name, p) for p in options.keep_float)]
@@ -139,7 +145,7 @@ def quantize(
         search.method,
         len(search.active(frozenset(in_float))),
         tuple(differences),
-        measure.worst(differences),
+        measure.worst(differences, options.outputs),
         None if here is None else tuple(here),
     )
 
@@ -358,7 +364,7 @@ class _Search:
 
     def _error(self, model: bytes, chunks: Sequence[Chunk], reference: measure.Answers) -> float:
         got = measure.answers(measure.session(model, exact=True), chunks)
-        return measure.worst(measure.compare(reference, got, chunks))
+        return measure.worst(measure.compare(reference, got, chunks), self.options.outputs)
 
 
 def _distinct(layers: Sequence[Layer]) -> list[Layer]:

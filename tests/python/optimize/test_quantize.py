@@ -413,7 +413,14 @@ def test_differences_are_what_they_are_called() -> None:
     assert scores.cosine == pytest.approx((0.24 + 0.24) / 0.52)
     assert (ids.agreement, ids.cosine) == (0.75, None)
     assert measure.worst([scores, ids]) == scores.relative_l2
-    assert measure.worst([ids]) == 0.25
+    assert measure.worst([ids]) == measure.worst([scores, ids], ["ids"]) == 0.25
+
+
+def test_an_output_to_judge_by_must_be_one(tmp_path: Path) -> None:
+    path = onnx_models.mlp(tmp_path / "mlp.onnx")
+    with pytest.raises(InvalidArgumentError, match=r"has no output 'z'; it has y"):
+        run(path, onnx_models.rows(8, 64), outputs=("z",))
+    assert run(path, onnx_models.rows(8, 64), outputs=("y",), calibration="minmax").layers == 3
 
 
 def test_rounds_are_interleaved_and_medians() -> None:
