@@ -172,7 +172,7 @@ void bind_speech(py::module_& module) {
            py::kw_only(), "name"_a, "language_code"_a, "parameters"_a, "encoder"_a, "decoder"_a,
            "vad"_a, "tokens"_a, "prompt"_a, "eos"_a, "max_tokens_per_second"_a, "min_context_s"_a,
            "suppressed"_a = std::vector<int64_t>(), "suppressed_first"_a = std::vector<int64_t>(),
-           "threads"_a = 1, "max_streams"_a = 1024, "max_batch"_a = 4, "max_wait_ms"_a = 500)
+           "threads"_a = 1, "max_streams"_a = 1024, "max_batch"_a = 4, "max_wait_ms"_a = 1000)
       .def_property_readonly("info",
                              [](const SpeechRecognizer& self) {
                                const SpeechModelInfo& info = self.info();

@@ -32,6 +32,7 @@ constexpr double kFrameSeconds = static_cast<double>(kVoiceFrame) / kSpeechSampl
 
 void EngineCore::make_ready(const EngineStreamPtr& stream) {
   stream->ready = true;
+  stream->ready_since = Clock::now();
   ready_.push_back(stream);
   job_wake_.notify_one();
 }
@@ -46,7 +47,7 @@ std::optional<EngineCore::Active> EngineCore::take_job(
     job_wake_.wait(lock, [this] { return stopped_ || !ready_.empty(); });
     --idle_;
     if (stopped_) return std::nullopt;
-  } else if (stopped_ || ready_.empty() || idle_ > 0 || active.size() >= options_.max_batch) {
+  } else if (stopped_ || ready_.empty() || idle_ > 0) {
     return std::nullopt;
   }
   const TimePoint now = Clock::now();
@@ -54,9 +55,12 @@ std::optional<EngineCore::Active> EngineCore::take_job(
       std::min_element(ready_.begin(), ready_.end(), [&](const auto& a, const auto& b) {
         return std::pair(urgency(*a, now), due_of(*a)) < std::pair(urgency(*b, now), due_of(*b));
       });
+  const bool full = active.size() >= options_.max_batch;
   for (const std::unique_ptr<Active>& other : active) {
-    // Its encoder would delay what is more urgent.
-    if (urgency(*other->stream, other->job) < urgency(**best, now)) return std::nullopt;
+    // Its encoder would delay what is more urgent; a full batch takes in only what is more urgent than all.
+    const int urgent = urgency(**best, now);
+    const int theirs = urgency(*other->stream, other->job);
+    if (theirs < urgent || (full && theirs == urgent)) return std::nullopt;
   }
   Active taken;
   taken.stream = std::move(*best);
@@ -69,8 +73,8 @@ std::optional<EngineCore::Active> EngineCore::take_job(
     stream.finals.pop_front();
     stream.hurry = !stream.finals.empty();
     if (!stream.options.offline) {
-      const double waited =
-          std::chrono::duration<double, std::milli>(now - taken.job.queued).count();
+      // For a worker, not for what its own stream had in flight.
+      const double waited = static_cast<double>(elapsed_ns(stream.ready_since, now)) * 1e-6;
       final_wait_ms_ = 0.7 * final_wait_ms_ + 0.3 * waited;
       final_waited_ = now;
     }

@@ -30,7 +30,6 @@ struct SpeechJob {
   uint64_t speculated_end =
       0;  // finals: what was decoded ahead to this frame is the same; 0: nothing
   TimePoint due;
-  TimePoint queued;
   TimePoint
       heard;  // when what it is measured from arrived: the last speech of finals, the last audio of others
 };
@@ -74,6 +73,7 @@ struct EngineStream {
   std::optional<SpeechJob> partial;  // or a speculative one
   bool in_flight = false;
   bool ready = false;  // among those a worker may take
+  TimePoint ready_since;
   bool heard_all = false;
   bool held = false;  // not heard further until finals are done
   Status failure;     // it ends with this

@@ -42,6 +42,11 @@ void EngineCore::push(const EngineStreamPtr& stream, std::span<const float> samp
     }
     stream->inbox.insert(stream->inbox.end(), samples.begin(), samples.end());
     stream->arrived += samples.size();
+    // One a frame at most, however small the pieces are.
+    const bool same_frame =
+        !stream->arrivals.empty() &&
+        stream->arrivals.back().first / kVoiceFrame == stream->arrived / kVoiceFrame;
+    if (same_frame) stream->arrivals.pop_back();
     stream->arrivals.emplace_back(stream->arrived, Clock::now());
     stream->backlog += samples.size();
     news = stream->inbox.size() - stream->inbox_head >= kVoiceFrame;
@@ -53,6 +58,7 @@ void EngineCore::force_end(const EngineStreamPtr& stream) {
   {
     const std::lock_guard lock(stream->inbox_mutex);
     if (stream->finished) return;
+    if (!stream->forced_ends.empty() && stream->forced_ends.back() == stream->arrived) return;
     stream->forced_ends.push_back(stream->arrived);
   }
   list(stream);
@@ -236,10 +242,9 @@ SpeechJob EngineCore::job_of(EngineStream& stream, const SegmentEvent& event,
   };
   job.samples.assign(at(event.begin), at(end));
   job.voiced = event.voiced;
-  job.queued = Clock::now();
   job.heard = kind == SpeechJob::Kind::kPartial ? stream.audio_arrived : stream.speech_arrived;
   const Milliseconds allowed(stream.options.offline ? 2000 : 300);
-  job.due = job.queued + allowed;
+  job.due = Clock::now() + allowed;
   return job;
 }
 

@@ -36,7 +36,7 @@ struct SpeechEngineOptions {
   std::size_t max_streams = 1024;
   std::size_t max_batch = 4;  // segments that a worker decodes at once
   // Streams are refused while finals wait longer than this for a worker.
-  Milliseconds max_wait{500};
+  Milliseconds max_wait{1000};
   double max_backlog_s = 30;  // of one stream, before it is full
 };
 

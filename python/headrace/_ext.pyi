@@ -201,7 +201,7 @@ class SpeechRecognizer:
         threads: int = 1,
         max_streams: int = 1024,
         max_batch: int = 4,
-        max_wait_ms: int = 500,
+        max_wait_ms: int = 1000,
     ) -> None:
         """`tokens` is a file. The networks' names and shapes: csrc/speech/segment_network.h."""
 

@@ -53,7 +53,7 @@ class SpeechModelConfig(_Part):
     # Segments that one thread decodes at once when all are busy.
     max_batch: int = pydantic.Field(4, ge=1, le=64)
     # Finals that wait longer than this for a processor: no further streams are taken.
-    max_wait_ms: int = pydantic.Field(500, ge=1, le=60_000)
+    max_wait_ms: int = pydantic.Field(1000, ge=1, le=60_000)
 
 
 def read_speech_config(folder: Path) -> SpeechModelConfig:

@@ -31,6 +31,7 @@ eos: 2
 max_tokens_per_second: 12
 min_context_s: 0.5
 suppress: [0]
+max_wait_ms: 60000
 unknown_key: ignored
 """
 
