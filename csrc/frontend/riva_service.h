@@ -1,5 +1,5 @@
 // RivaService: nvidia.riva.asr.RivaSpeechRecognition for one event loop: from a call's bytes to the
-// recogniser's stream and back. docs/SPEECH.md says what it makes of which field.
+// recogniser's stream and back. docs/RIVA.md says what it makes of which field.
 //
 // Threads: its loop's; recognisers tell their results on threads of their own, through RivaMailbox.
 // Back-pressure. A stream's next message is asked for when the last one is in the recogniser, its backlog has

@@ -193,7 +193,8 @@ class FlacCodec final : public AudioCodec {
     for (std::size_t c = 0; c < codec.channels_; ++c) {
       std::vector<float>& out = codec.block_->channels[c];
       for (uint32_t i = 0; i < frame->header.blocksize; ++i) {
-        out.push_back(static_cast<float>(samples[c][i]) * scale);
+        // A predictor that is crafted goes beyond the bits.
+        out.push_back(std::clamp(static_cast<float>(samples[c][i]) * scale, -1.0F, 1.0F));
       }
     }
     codec.decoded_ += frame->header.blocksize;
