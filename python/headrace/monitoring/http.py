@@ -194,7 +194,7 @@ class _Handler(BaseHTTPRequestHandler):
         if not self._routed("POST"):
             self.close_connection = True
             text = {"Content-Type": "text/plain; charset=utf-8"}
-            self.send(HTTPStatus.NOT_FOUND, text, b"nothing takes a POST here\n")
+            self.send(HTTPStatus.NOT_IMPLEMENTED, text, b"nothing takes a POST here\n")
 
     def _routed(self, method: str) -> bool:
         route = self.server.monitoring.routes.get((method, self.path.partition("?")[0]))

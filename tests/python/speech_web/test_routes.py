@@ -151,7 +151,7 @@ def test_sizes(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def test_other_paths(site: Site) -> None:
-    assert site.ask(urllib.request.Request(site.url("/v1/other"), b"x"))[0] == 404
+    assert site.ask(urllib.request.Request(site.url("/v1/other"), b"x"))[0] == 501
     assert site.get("/v1/audio/transcriptions")[0] == 404
 
 
