@@ -20,10 +20,12 @@ std::shared_ptr<Constant> fold(const ov::Output<ov::Node>& output, int depth = k
       output.get_partial_shape().is_dynamic() || output.get_element_type().is_dynamic()) {
     return nullptr;
   }
+  std::vector<std::shared_ptr<Constant>> constants;  // the memory that `inputs` are views of
   ov::TensorVector inputs;
   for (const ov::Output<ov::Node>& input : node->input_values()) {
     const std::shared_ptr<Constant> constant = fold(input, depth - 1);
     if (!constant) return nullptr;
+    constants.push_back(constant);
     inputs.emplace_back(constant->get_element_type(), constant->get_shape(),
                         const_cast<void*>(constant->get_data_ptr()));
   }
