@@ -4,7 +4,8 @@
     python bench/build_engines.py model.onnx model.int8.onnx --target SM80
 
 One line a file: engine size, seconds, how many Q and DQ it has; the parser's own words where it
-does not take one, and exit status 1. A free first dimension is 1 to --batch, others are --free.
+does not take one, and exit status 1. A free first dimension is 1 to --batch, others --least
+to --free.
 """
 
 from __future__ import annotations
@@ -35,7 +36,7 @@ class _Log(trt.ILogger):  # type: ignore[misc]
             self.errors.append(message)
 
 
-def profile_of(network: Any, builder: Any, batch: int, free: int) -> Any:
+def profile_of(network: Any, builder: Any, batch: int, least: int, free: int) -> Any:
     """Smallest, usual and largest shape of each input."""
     profile = builder.create_optimization_profile()
     for index in range(network.num_inputs):
@@ -43,7 +44,7 @@ def profile_of(network: Any, builder: Any, batch: int, free: int) -> Any:
         if -1 not in tensor.shape:
             continue
         shapes = []
-        for rows, others in ((1, min(free, 2)), (max(1, batch // 2), free), (batch, free)):
+        for rows, others in ((1, least), (max(1, batch // 2), free), (batch, free)):
             shapes.append(
                 [
                     d if d >= 0 else (rows if at == 0 else others)
@@ -54,7 +55,7 @@ def profile_of(network: Any, builder: Any, batch: int, free: int) -> Any:
     return profile
 
 
-def build(path: Path, targets: list[str], batch: int, free: int) -> dict[str, Any]:
+def build(path: Path, targets: list[str], batch: int, least: int, free: int) -> dict[str, Any]:
     log = _Log()
     builder = trt.Builder(log)
     network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
@@ -65,7 +66,7 @@ def build(path: Path, targets: list[str], batch: int, free: int) -> dict[str, An
         problems = [parser.get_error(i).desc() for i in range(parser.num_errors)]
         raise RefusedError("; ".join(problems) or "; ".join(log.errors) or "does not parse")
     config = builder.create_builder_config()
-    config.add_optimization_profile(profile_of(network, builder, batch, free))
+    config.add_optimization_profile(profile_of(network, builder, batch, least, free))
     config.num_compute_capabilities = len(targets)
     for index, target in enumerate(targets):
         config.set_compute_capability(trt.ComputeCapability.__members__[target], index)
@@ -91,6 +92,7 @@ def main() -> None:
     parser.add_argument("--target", nargs="+", default=["SM80"], metavar="SM")
     parser.add_argument("--batch", type=int, default=8)
     parser.add_argument("--free", type=int, default=64, help="other dimensions that are free")
+    parser.add_argument("--least", type=int, default=2, help="the least that those may be")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
     if unknown := set(arguments.target) - set(trt.ComputeCapability.__members__):
@@ -99,7 +101,7 @@ def main() -> None:
     results = []
     for path in arguments.files:
         try:
-            result = build(path, arguments.target, arguments.batch, arguments.free)
+            result = build(path, arguments.target, arguments.batch, arguments.least, arguments.free)
             text = (
                 f"engine {result['engine_bytes'] / 1e6:.2f} MB of ONNX "
                 f"{result['onnx_bytes'] / 1e6:.2f} MB in {result['seconds']} s, "
