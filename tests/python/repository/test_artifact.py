@@ -69,7 +69,10 @@ def test_nothing_there(tmp_path: Path) -> None:
     folder = model_with(tmp_path)
     text = refusal(tmp_path)
     assert str(folder) in text
-    assert "looked for model.onnx, model.xml, model.pt2, model.pt, model.py; it is empty" in text
+    assert (
+        "looked for model.onnx, model.xml, model.pt2, model.pt, model.py, speech.yaml; it is empty"
+        in text
+    )
 
 
 def test_a_model_by_another_name_is_pointed_out(tmp_path: Path) -> None:
