@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import json
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -278,3 +280,33 @@ def test_a_new_version_takes_new_streams_while_old_ones_go_on(
     hold.set()
     rest = [response.results[0] for response in responses]
     assert finals([first.results[0], *rest]) == SAID.split()
+
+
+# --- the server's other ways in -----------------------------------------------------------------
+
+
+def test_transcriptions_as_openai_has_them(speech_server: Server) -> None:
+    """What people without gRPC send: curl's multipart, on the HTTP port."""
+    head = '--x\r\nContent-Disposition: form-data; name="{}"\r\n\r\n'
+    body = head.format("model").encode() + b"whisper-1\r\n"
+    body += head.format("response_format").encode() + b"verbose_json\r\n"
+    body += head.format('file"; filename="a.flac').encode() + CLIP.read_bytes() + b"\r\n--x--\r\n"
+    request = urllib.request.Request(
+        f"http://127.0.0.1:{speech_server.metrics_port}/v1/audio/transcriptions",
+        body,
+        {"Content-Type": "multipart/form-data; boundary=x"},
+    )
+    with urllib.request.urlopen(request, timeout=120) as answer:
+        document = json.load(answer)
+    assert "young man" in document["text"].lower()
+    assert 2.5 < document["duration"] < 3.5
+    assert document["segments"][-1]["text"]
+
+
+def test_headrace_transcribe(speech_server: Server) -> None:
+    headrace = str(Path(sys.executable).with_name("headrace"))
+    command = [headrace, "transcribe", str(CLIP), "--server", speech_server.address]
+    done = subprocess.run([*command, "--format", "srt"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith("1\n00:00:0")
+    assert "young man" in done.stdout.lower()
