@@ -2,7 +2,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <limits>
 #include <utility>
 
@@ -98,8 +97,8 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
     Result<std::span<std::byte>> memory =
         encoder_->input(0, Shape{1, static_cast<int64_t>(count)}, count * sizeof(float));
     if (!memory) return memory.error();
-    std::memcpy(memory->data(), samples.data(), samples.size_bytes());
-    std::memset(memory->data() + samples.size_bytes(), 0, (count - samples.size()) * sizeof(float));
+    auto* const values = reinterpret_cast<float*>(memory->data());
+    std::fill(std::copy(samples.begin(), samples.end(), values), values + count, 0.0F);
     if (Status status = encoder_->run(); !status.ok()) return status;
   }
 
