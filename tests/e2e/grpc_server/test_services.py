@@ -136,6 +136,7 @@ def test_reflection_knows_every_service(version: str, beside: grpc.Channel) -> N
         V1ALPHA,
         "grpc.testing.TestService",
         "inference.GRPCInferenceService",
+        "nvidia.riva.asr.RivaSpeechRecognition",
     ]
     assert sorted(names) == sorted([*described, "t.S"])
     answers = ask(beside, version, *(request(file_containing_symbol=name) for name in described))
