@@ -48,8 +48,9 @@ float sample_at(const std::byte* at) {
 template <SampleFormat kFormat>
 void append_channel(std::span<const std::byte> frames, std::size_t frame_bytes, std::size_t channel,
                     std::vector<float>& out) {
-  const std::byte* at = frames.data() + channel * bytes_of(kFormat);
   const std::size_t count = frames.size() / frame_bytes;
+  if (count == 0) return;
+  const std::byte* at = frames.data() + channel * bytes_of(kFormat);
   const std::size_t before = out.size();
   out.resize(before + count);
   for (std::size_t i = 0; i < count; ++i) {
