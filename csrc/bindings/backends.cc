@@ -113,8 +113,7 @@ void bind_backends(py::module_& module) {
           "load",
           [](const OpenVinoBackend& self, const std::string& path, std::string device,
              uint32_t instances, uint32_t threads, std::string cache_dir, bool low_priority,
-             bool trusted_shapes, std::string int8,
-             std::map<std::string, std::string> properties) {
+             bool trusted_shapes, std::string int8, std::map<std::string, std::string> properties) {
             OpenVinoOptions options;
             options.device = std::move(device);
             options.instances = instances;

@@ -43,10 +43,10 @@ class OpenVinoInstance final : public Instance {
   struct Input {
     BufferRef memory;  // capacity; the tensor is a view of its front, except for BYTES
     std::size_t bytes = 0;
-    bool bound = false;  // the request knows `memory`, or what was lent, and the shape
+    bool bound = false;               // the request knows `memory`, or what was lent, and the shape
     const std::byte* lent = nullptr;  // in the place of `memory`
-    bool given = false;  // for the next run
-    ov::Tensor strings;  // BYTES: what the wire form in `memory` is parsed into
+    bool given = false;               // for the next run
+    ov::Tensor strings;               // BYTES: what the wire form in `memory` is parsed into
   };
   struct Output {
     ov::Tensor tensor;
