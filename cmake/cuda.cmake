@@ -19,6 +19,23 @@ if(HEADRACE_NVCC_VERSION VERSION_LESS 12)  # no C++20 before
   message(STATUS "nvcc 12 or later not found: built without CUDA kernels (set CUDA_HOME)")
   return()
 endif()
+# It may be there and of no use: without its headers, or with a host compiler that it refuses.
+if(NOT DEFINED HEADRACE_NVCC_WORKS)
+  set(HEADRACE_NVCC_PROBE ${CMAKE_BINARY_DIR}/CMakeFiles/nvcc_probe)
+  file(WRITE ${HEADRACE_NVCC_PROBE}.cu "#include <cuda_fp16.h>\n__global__ void probe() {}\n")
+  execute_process(
+    COMMAND ${HEADRACE_NVCC} -std=c++20 --shared -cudart static -gencode arch=compute_80,code=sm_80
+      -Xcompiler -fPIC -ccbin ${CMAKE_CXX_COMPILER} ${HEADRACE_NVCC_PROBE}.cu -o ${HEADRACE_NVCC_PROBE}.so
+    RESULT_VARIABLE HEADRACE_NVCC_FAILED OUTPUT_QUIET ERROR_VARIABLE HEADRACE_NVCC_ERROR)
+  if(HEADRACE_NVCC_FAILED EQUAL 0)
+    set(HEADRACE_NVCC_WORKS ON CACHE INTERNAL "")
+  elseif(HEADRACE_CUDA STREQUAL "ON")
+    message(FATAL_ERROR "${HEADRACE_NVCC} does not compile:\n${HEADRACE_NVCC_ERROR}")
+  else()
+    message(STATUS "${HEADRACE_NVCC} does not compile: built without CUDA kernels")
+    return()
+  endif()
+endif()
 message(STATUS "CUDA kernels with nvcc ${HEADRACE_NVCC_VERSION} from ${HEADRACE_NVCC}")
 
 set(HEADRACE_CUDA_LIBRARY ${CMAKE_BINARY_DIR}/libheadrace_cuda.so)
