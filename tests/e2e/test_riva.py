@@ -51,6 +51,8 @@ def speech_server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     subprocess.run(
         [headrace, "speech", "add", MODEL, "--model-repository", str(repository)], check=True
     )
+    with (repository / MODEL / "1" / "speech.yaml").open("a") as settings:
+        settings.write("max_wait_ms: 60000\n")  # a slow machine is not to refuse streams
     with Server(repository, "--model-control-mode", "explicit", "--load-model", MODEL) as server:
         yield server
 
