@@ -68,10 +68,12 @@ _PORTS_GIVEN: set[int] = set()
 
 
 def free_port() -> int:
-    """Never the same twice. Below the range from which the kernel gives clients their ports: a
-    connection of another test cannot take it before the server has it."""
+    """Never the same twice, nor in two workers of pytest-xdist. Below the range from which the
+    kernel gives clients their ports: a connection of another test cannot take it before the
+    server has it."""
+    worker = int(os.environ.get("PYTEST_XDIST_WORKER", "gw0").removeprefix("gw")) % 8
     while True:
-        port = random.SystemRandom().randrange(10_000, 32_000)
+        port = random.SystemRandom().randrange(10_000 + worker, 32_000, 8)
         if port in _PORTS_GIVEN:
             continue
         with socket.socket() as probe:
@@ -199,6 +201,15 @@ class Server:
             if match and all(f'{k}="{v}"' in (match.group(1) or "") for k, v in labels.items()):
                 total += float(match.group(2))
         return total
+
+    def counts(self, value: float, name: str, **labels: str) -> None:
+        """The metric comes to be `value`: counters move on threads that a client does not wait
+        for, so an answer may be here before its count."""
+        try:
+            eventually(lambda: self.metric(name, **labels) == value, name)
+        except AssertionError:
+            assert self.metric(name, **labels) == value  # says what it is
+            raise
 
     def statistics(self, model: str) -> Any:
         return self.client.get_inference_statistics(model).model_stats[0]

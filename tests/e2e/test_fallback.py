@@ -99,7 +99,7 @@ def test_whatever_the_model_does_an_older_version_answers(
         assert parameters["hr.fallback_from"] == "m/7"
         assert parameters["hr.answered_by"] == "m/6"
         labels = {"model": "m", "version": "7", "trigger": trigger, "target": "m/6"}
-        assert server.metric("headrace_fallbacks_total", **labels) == 1
+        server.counts(1, "headrace_fallbacks_total", **labels)
     mood.write_text("good")
     assert ask(server)[0] == pytest.approx(0.95)
 
@@ -226,7 +226,7 @@ def test_a_person_decides_later_the_client_has_the_best_answer_and_a_ticket(
         assert parameters["hr.low_confidence"] is True
         ticket = parameters["hr.ticket"]
         waiting = {"queue": "nurses", "state": "open"}
-        assert server.metric("headrace_human_tickets", **waiting) == 1
+        server.counts(1, "headrace_human_tickets", **waiting)
     # A server later, the ticket is still there. Two people ask for it; one gets it.
     with Server(repository, "--tickets", tickets) as server, admin(server) as people:
         lease = people.human_lease("nurses", holder="ada", seconds=60)
@@ -314,7 +314,7 @@ def test_a_drift_alarm_lets_others_answer_until_it_is_cleared(
         probability, parameters = ask(server)
         assert probability == pytest.approx(0.9)
         assert parameters["hr.fallback"] == "drift"
-        assert server.metric("headrace_drift_alarm", model="m", version="7") == 1
+        server.counts(1, "headrace_drift_alarm", model="m", version="7")
         assert admin.drift_alarm("m", False, version=7) == [7]
         probability, parameters = ask(server)
         assert probability == pytest.approx(0.95)

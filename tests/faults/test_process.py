@@ -270,7 +270,7 @@ def test_no_more_threads(repository: Path, tmp_path: Path, start: Start, figure:
         load.more(500)
         faults.set("fail_threads", 0)
         server.client.load_model("later")
-        assert server.metric("headrace_ready") == 1
+        server.counts(1, "headrace_ready")
         load.more(500)
     ledger.check()
     assert faults.get("failed_threads") > 0
