@@ -81,6 +81,7 @@ std::optional<EngineCore::Active> EngineCore::take_job(
   } else {
     taken.job = *std::move(stream.partial);
     stream.partial.reset();
+    stream.hurry = false;
   }
   return taken;
 }

@@ -43,7 +43,7 @@ struct EngineStream {
   const std::shared_ptr<SpeechListener> listener;
 
   std::atomic<bool> cancelled{false};
-  std::atomic<bool> hurry{false};       // its final waits: what is in flight should end soon
+  std::atomic<bool> hurry{false};       // a final or one ahead of it waits: what is in flight should end soon
   std::atomic<std::size_t> backlog{0};  // samples that wait
   std::atomic<bool> told_full{false};
 

@@ -297,6 +297,8 @@ void EngineCore::queue(const EngineStreamPtr& stream, SpeechJob job) {
       stream->hurry = true;
       stream->finals.push_back(std::move(job));
     } else {
+      // What is decoded ahead must be there when its silence has lasted.
+      stream->hurry = job.kind == SpeechJob::Kind::kSpeculative || !stream->finals.empty();
       stream->partial = std::move(job);
     }
     mine = !stream->in_flight && !stream->ready;

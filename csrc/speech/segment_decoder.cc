@@ -12,11 +12,18 @@ namespace {
 
 // Added to the scores of what must not be seen.
 constexpr float kHidden = -1e9F;
-// Caches grow in steps, so that the decoder meets few shapes.
-constexpr std::size_t kPastStep = 32;
+// Lengths are rounded up, so that the networks meet few shapes.
+constexpr std::size_t kPastStep = 32;     // positions of a cache
+constexpr std::size_t kContextStep = 64;  // positions of the encoder's answer
+constexpr std::size_t kWidthStep = 8;     // new positions, where it is more than one
+constexpr std::size_t kAudioStep = 5120;  // samples: 0.32 s
 
 std::size_t round_up(std::size_t value, std::size_t step) {
   return (value + step - 1) / step * step;
+}
+
+std::size_t samples_of(float seconds) {
+  return static_cast<std::size_t>(seconds * static_cast<float>(kSpeechSampleRate));
 }
 
 template <class T>
@@ -73,16 +80,20 @@ SegmentDecoder::SegmentDecoder(std::shared_ptr<const SegmentNetwork> network,
       suppressed_(flags_of(network_->options.suppressed)),
       suppressed_first_(flags_of(network_->options.suppressed_first)) {}
 
-Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
-  const auto samples_of = [](float seconds) {
-    return static_cast<std::size_t>(seconds * static_cast<float>(kSpeechSampleRate));
-  };
+// With the silence that fills them up.
+std::size_t SegmentDecoder::heard_samples(std::size_t samples) const {
   const std::size_t least = samples_of(network_->options.min_context_s);
+  const std::size_t most = samples_of(network_->options.max_context_s);
+  return std::min(round_up(std::max(samples, least), kAudioStep), std::max(most, least));
+}
+
+Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
   samples = samples.first(std::min(samples.size(), samples_of(network_->options.max_context_s)));
-  const std::size_t count = std::max(samples.size(), least);
+  const std::size_t count = heard_samples(samples.size());
   if (network_->mel) {
     // A second of silence behind the speech: without it Whisper does not know that it has ended.
-    const std::size_t heard = std::max(count, samples.size() + kSpeechSampleRate);
+    const std::size_t heard =
+        std::max(count, round_up(samples.size() + kSpeechSampleRate, kAudioStep));
     const std::size_t longest = std::max(count, samples_of(network_->options.max_context_s));
     // Whisper's second convolution halves the frames.
     const std::size_t frames = LogMel::frames(std::min(heard, longest)) / 2 * 2;
@@ -104,6 +115,7 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
 
   // The next segment overwrites what the encoder answers, while this row still needs it.
   row.context_ = 0;
+  row.room_ = 0;
   row.cross_.clear();
   for (const SegmentNetwork::Layer& layer : network_->layers) {
     for (const std::size_t index : {layer.encoded.key, layer.encoded.value}) {
@@ -118,9 +130,51 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
                                 shape.to_string());
       }
       row.context_ = static_cast<std::size_t>(shape[2]);
-      const auto* const values = reinterpret_cast<const float*>(output->tensor.data.data());
-      row.cross_.insert(row.cross_.end(), values,
-                        values + output->tensor.data.size() / sizeof(float));
+      row.room_ = round_up(row.context_, kContextStep);
+      const auto* values = reinterpret_cast<const float*>(output->tensor.data.data());
+      const std::size_t known = row.context_ * network_->head_size;
+      // Zeros in the room that is left: what is hidden must still be a number.
+      const std::size_t hidden = (row.room_ - row.context_) * network_->head_size;
+      for (std::size_t head = 0; head < network_->heads; ++head, values += known) {
+        row.cross_.insert(row.cross_.end(), values, values + known);
+        row.cross_.insert(row.cross_.end(), hidden, 0.0F);
+      }
+    }
+  }
+  return {};
+}
+
+Status SegmentDecoder::warm_up(float seconds) {
+  seconds = std::min(seconds, network_->options.max_context_s);
+  const std::size_t prompt = network_->options.prompt.size();
+  std::size_t heard = 0;
+  std::size_t room = 0;
+  DecodeRow row;
+  DecodeRow* const rows[] = {&row};
+  for (std::size_t samples = 1; samples <= samples_of(seconds); samples += kAudioStep) {
+    if (heard_samples(samples) == heard) continue;
+    heard = heard_samples(samples);
+    const std::vector<float> silence(samples);
+    row.length_ = 0;
+    if (Status status = encode(silence, row); !status.ok()) return status;
+    if (row.room_ == room) continue;
+    room = row.room_;
+    // As many tokens as such a segment seldom exceeds.
+    const double length = static_cast<double>(samples + kAudioStep) / kSpeechSampleRate;
+    const auto tokens = prompt + static_cast<std::size_t>(length * 4);
+    for (std::size_t width = 1; width <= round_up(tokens, kWidthStep);
+         width = width == 1 ? kWidthStep : width + kWidthStep) {
+      row.length_ = 0;
+      make_room(row, width);
+      const std::vector<int64_t> ids(width, network_->options.eos);
+      if (Status status = run(rows, ids, width, width); !status.ok()) return status;
+    }
+    for (std::size_t past = 1; past <= tokens + kPastStep; past += kPastStep) {
+      row.length_ = 0;
+      make_room(row, past);
+      row.length_ = past;
+      const std::vector<int64_t> ids(1, network_->options.eos);
+      if (Status status = run(rows, ids, 1, 1); !status.ok()) return status;
     }
   }
   return {};
@@ -143,9 +197,11 @@ Status SegmentDecoder::begin(std::span<const float> samples, std::span<const int
 
   std::vector<int64_t> ids(options.prompt);
   ids.insert(ids.end(), draft.begin(), draft.end());
-  make_room(row, ids.size());
+  const std::size_t real = ids.size();
+  if (real > 1) ids.resize(round_up(real, kWidthStep), options.eos);
+  make_room(row, real);
   DecodeRow* const rows[] = {&row};
-  if (Status status = run(rows, ids, ids.size()); !status.ok()) return status;
+  if (Status status = run(rows, ids, ids.size(), real); !status.ok()) return status;
 
   // The logits of position i choose the token of position i + 1.
   const float* logits = logits_ + (options.prompt.size() - 1) * vocabulary_;
@@ -167,7 +223,7 @@ Status SegmentDecoder::step(std::span<DecodeRow* const> rows) {
     make_room(*row, row->length_ + 1);
     ids_.push_back(row->tokens_.back());
   }
-  if (Status status = run(rows, ids_, 1); !status.ok()) return status;
+  if (Status status = run(rows, ids_, 1, 1); !status.ok()) return status;
   const std::vector<std::size_t> kept(rows.size(), 1);
   if (Status status = append(rows, 1, kept); !status.ok()) return status;
   for (std::size_t i = 0; i < rows.size(); ++i) {
@@ -189,9 +245,9 @@ Result<DecodeRow> SegmentDecoder::decode(std::span<const float> samples,
   return row;
 }
 
-// One run of the decoder: `width` new tokens a row.
+// One run of the decoder: `width` new tokens a row, of which those after `real` mean nothing.
 Status SegmentDecoder::run(std::span<DecodeRow* const> rows, std::span<const int64_t> ids,
-                           std::size_t width) {
+                           std::size_t width, std::size_t real) {
   const auto count = static_cast<int64_t>(rows.size());
   const auto new_positions = static_cast<int64_t>(width);
   std::size_t past_size = 0;
@@ -199,13 +255,17 @@ Status SegmentDecoder::run(std::span<DecodeRow* const> rows, std::span<const int
   positions_.clear();
   for (const DecodeRow* const row : rows) {
     past_size = std::max(past_size, row->capacity_);
-    context = std::max(context, row->context_);
+    context = std::max(context, row->room_);
     for (std::size_t t = 0; t < width; ++t) {
-      positions_.push_back(static_cast<int64_t>(row->length_ + t));
+      positions_.push_back(static_cast<int64_t>(row->length_ + std::min(t, real - 1)));
     }
   }
   Status status;
-  if (rows.size() == 1) {
+  if (rows.size() == 1 && rows[0]->length_ == 0) {
+    past_size = 1;
+    nothing_.resize(2 * network_->layers.size() * network_->heads * network_->head_size);
+    status = lend_caches(rows, past_size, context, nothing_.data(), rows[0]->cross_.data());
+  } else if (rows.size() == 1) {
     status = lend_caches(rows, past_size, context, rows[0]->past_.data(), rows[0]->cross_.data());
   } else {
     gather(rows, past_size, context);
@@ -312,7 +372,7 @@ void SegmentDecoder::gather(std::span<DecodeRow* const> rows, std::size_t past_s
         const std::size_t to = (part * rows.size() + r) * heads + head;
         std::copy_n(row.past_.data() + from * row.capacity_ * size, row.length_ * size,
                     batch_.past.data() + to * past_size * size);
-        std::copy_n(row.cross_.data() + from * row.context_ * size, row.context_ * size,
+        std::copy_n(row.cross_.data() + from * row.room_ * size, row.context_ * size,
                     batch_.cross.data() + to * context * size);
       }
     }

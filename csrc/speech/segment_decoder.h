@@ -12,6 +12,9 @@
 // A draft is what the text was thought to be (the hypothesis for shorter audio). It is verified in the pass
 // of the prompt: the longest prefix that greedy decoding would have chosen is kept, so that the result is
 // the same as without it, and most steps are saved.
+//
+// What the networks are given is filled up to few lengths: a shape that is new to an engine costs it more than
+// its run (OpenVINO prepares its kernels for each). warm_up() runs those that short segments meet.
 #pragma once
 
 #include <cstdint>
@@ -46,8 +49,9 @@ class DecodeRow {
   std::size_t length_ = 0;    // positions in past_
   std::size_t capacity_ = 0;  // positions past_ has room for
   std::vector<float> past_;   // [layer][key, value][head][capacity][head size]
-  std::size_t context_ = 0;   // positions in cross_
-  std::vector<float> cross_;  // [layer][key, value][head][context][head size]
+  std::size_t context_ = 0;   // positions in cross_, the rest of its room is hidden
+  std::size_t room_ = 0;      // positions that cross_ has room for
+  std::vector<float> cross_;  // [layer][key, value][head][room][head size]
 };
 
 class SegmentDecoder {
@@ -55,6 +59,8 @@ class SegmentDecoder {
   static Result<std::unique_ptr<SegmentDecoder>> create(
       std::shared_ptr<const SegmentNetwork> network);
 
+  // On the thread that decodes later, before: an engine prepares itself for a thread. Segments of up to `seconds`.
+  Status warm_up(float seconds);
   // `samples`: of the segment, at kSpeechSampleRate. Afterwards the row has its first token, or is done.
   Status begin(std::span<const float> samples, std::span<const int64_t> draft, DecodeRow& row);
   // Rows that are not done.
@@ -75,7 +81,9 @@ class SegmentDecoder {
   SegmentDecoder(std::shared_ptr<const SegmentNetwork> network, std::unique_ptr<Instance> encoder,
                  std::unique_ptr<Instance> decoder);
   Status encode(std::span<const float> samples, DecodeRow& row);
-  Status run(std::span<DecodeRow* const> rows, std::span<const int64_t> ids, std::size_t width);
+  std::size_t heard_samples(std::size_t samples) const;
+  Status run(std::span<DecodeRow* const> rows, std::span<const int64_t> ids, std::size_t width,
+             std::size_t real);
   Status lend_caches(std::span<DecodeRow* const> rows, std::size_t past_size, std::size_t context,
                      const float* past, const float* cross);
   void gather(std::span<DecodeRow* const> rows, std::size_t past_size, std::size_t context);
@@ -95,6 +103,7 @@ class SegmentDecoder {
   std::vector<bool> suppressed_first_;
   std::vector<int64_t> ids_;
   std::vector<int64_t> positions_;
+  std::vector<float> nothing_;  // a hidden past of one position, all zeros
   std::vector<float> self_mask_;
   std::vector<float> cross_mask_;
   Batch batch_;

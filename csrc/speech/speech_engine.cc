@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
 #include <thread>
 #include <utility>
 
@@ -77,8 +78,24 @@ class SpeechEngine final : public SpeechRecognizer {
     threads_.emplace_back(
         [core = core_, voice = std::move(voice_activity)] { core->hear(*voice); });
     for (std::unique_ptr<SegmentDecoder>& decoder : decoders) {
-      threads_.emplace_back([core = core_, mine = std::move(decoder)] { core->decode(*mine); });
+      std::promise<Status> warm;
+      warm_.push_back(warm.get_future());
+      threads_.emplace_back(
+          [core = core_, mine = std::move(decoder), told = std::move(warm)]() mutable {
+            const Status status = mine->warm_up(core->options().warm_seconds);
+            told.set_value(status);
+            if (status.ok()) core->decode(*mine);
+          });
     }
+  }
+  // Waits until all threads can decode at full speed.
+  Status warm() {
+    Status status;
+    for (std::future<Status>& each : warm_) {
+      if (Status own = each.get(); !own.ok()) status = std::move(own);
+    }
+    warm_.clear();
+    return status;
   }
   ~SpeechEngine() override {
     core_->stop();
@@ -103,6 +120,7 @@ class SpeechEngine final : public SpeechRecognizer {
 
  private:
   std::shared_ptr<EngineCore> core_;
+  std::vector<std::future<Status>> warm_;
   std::vector<std::thread> threads_;
 };
 
@@ -218,8 +236,10 @@ Result<std::shared_ptr<SpeechRecognizer>> make_speech_engine(
   }
   auto core =
       std::make_shared<EngineCore>(std::move(options), std::move(network), std::move(tokens));
-  return std::shared_ptr<SpeechRecognizer>(std::make_shared<SpeechEngine>(
-      std::move(core), *std::move(voice_activity), std::move(decoders)));
+  auto engine = std::make_shared<SpeechEngine>(std::move(core), *std::move(voice_activity),
+                                               std::move(decoders));
+  if (Status status = engine->warm(); !status.ok()) return status;
+  return std::shared_ptr<SpeechRecognizer>(std::move(engine));
 }
 
 }  // namespace headrace

@@ -38,6 +38,7 @@ struct SpeechEngineOptions {
   // Streams are refused while finals wait longer than this for a worker.
   Milliseconds max_wait{1000};
   double max_backlog_s = 30;  // of one stream, before it is full
+  float warm_seconds = 6;     // segments as long as this meet no shape that is new to the networks
 };
 
 // `vad` is run by one thread, the network by options.threads.

@@ -287,7 +287,8 @@ TEST_CASE("too many streams, phrases and impossible thresholds are refused") {
 TEST_CASE("networks that fail end their streams with the error, and others go on") {
   const auto broken = [](const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
     // Of who says 'b'.
-    if (in[0].as<float>()[static_cast<std::size_t>(in[0].shape[1]) - 1] == 0.011F) {
+    const float* const heard = in[0].as<float>();
+    if (std::find(heard, heard + in[0].shape[1], 0.011F) != heard + in[0].shape[1]) {
       return Status::internal("out of ink");
     }
     return toy::encode(in, out);
