@@ -2,7 +2,7 @@
 first (so that the configuration can be completed from it) and then loads.
 
     opened = Loaders(engine="auto", cache_dir="").open(source)
-    model = opened.load(config, instances=1, threads=2)
+    loaded = opened.load(config, instances=1, threads=2)     # loaded.model
 
 Runtimes are imported when a model needs them, never before.
 """
@@ -12,7 +12,7 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Protocol
 
@@ -26,11 +26,16 @@ from headrace.logs import get_logger
 from headrace.protocol import model_config
 from headrace.repository.artifact import Artifact, OnnxEngine, engines
 
-__all__ = ["Loaders", "OpenedModel", "Source"]
+__all__ = ["LoadedModel", "Loaders", "OpenedModel", "Source"]
 
 _log = get_logger("control")
 
 _INT8_MODES = ("off", "exact", "dynamic", "auto")  # csrc/backends/openvino/int8_rewrite.h
+
+# config.pbtxt `parameters` that are for others.
+_OURS = frozenset(
+    {"INFERENCE_NUM_THREADS", "auto_tolerance", "int8", "intra_op_thread_count", "onnx_engine"}
+)
 
 # config.pbtxt `parameters` that are handed to OpenVINO as they are.
 _OPENVINO_PROPERTIES = frozenset(
@@ -65,6 +70,16 @@ class Source:
         return f"model '{self.model}' version {self.version}"
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """`closers` are called after the version has closed. `why` says to people why it runs on what
+    it runs on, where that was a choice."""
+
+    model: runtime.Model
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    why: str = ""
+
+
 class OpenedModel(Protocol):
     """An artifact whose signature was read."""
 
@@ -87,9 +102,8 @@ class OpenedModel(Protocol):
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
-        """Compiles or instantiates. Also answers what is to be called after the version has
-        closed."""
+    ) -> LoadedModel:
+        """Compiles or instantiates."""
 
 
 class Loaders:
@@ -109,6 +123,8 @@ class Loaders:
         """Raises InvalidArgumentError, NotFoundError or UnavailableError, naming the file and the
         fix."""
         candidates = engines(source.artifact, source.config, self._engine)
+        if source.config.backend == "auto":
+            return self._open_measured(source, candidates)
         if "openvino" in candidates:
             _int8(source, source.config)  # here, since onnxruntime would take what fails later
         if candidates == ("openvino", "onnxruntime"):
@@ -132,8 +148,9 @@ class Loaders:
                 self._openvino = runtime.OpenVinoBackend()
             return self._openvino
 
-    def _open_openvino(self, source: Source) -> OpenedModel:
-        return _OpenedOpenVino(source, self.openvino(), self._cache_dir)
+    def _open_openvino(self, source: Source, int8: str = "") -> OpenedModel:
+        """`int8`: instead of what the configuration says."""
+        return _OpenedOpenVino(source, self.openvino(), self._cache_dir, int8)
 
     def _open_onnxruntime(self, source: Source) -> OpenedModel:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -163,6 +180,38 @@ class Loaders:
             return other
         return _WithFallback(source, opened, self._open_onnxruntime) if fallback else opened
 
+    def _open_measured(self, source: Source, engines: tuple[str, ...]) -> OpenedModel:
+        """`backend: "auto"`. The first candidate is the reference."""
+        from headrace.control.auto_backend import Candidate, OpenedAuto, tolerance
+        from headrace.control.decisions import Decisions
+
+        given = tolerance(source)
+        said = "int8" in source.config.parameters
+        int8 = _int8(source, source.config)
+        if int8 in ("dynamic", "auto") and given is None:
+            raise InvalidArgumentError(
+                f'{source}: backend "auto" and parameters["int8"] "{int8}": give "auto_tolerance", '
+                "the relative error that INT8 may have"
+            )
+        candidates: list[Candidate] = []
+        if "openvino" in engines:
+            base = int8 if int8 == "off" else "exact"
+            candidates.append(Candidate("openvino", lambda: self._open_openvino(source, base)))
+        if "onnxruntime" in engines and (
+            importlib.util.find_spec("onnxruntime") is not None or len(engines) == 1
+        ):
+            candidates.append(Candidate("onnxruntime", lambda: self._open_onnxruntime(source)))
+        if "openvino" in engines and given is not None and (not said or int8 != base):
+            mode = int8 if said else "dynamic"
+            candidates.append(
+                Candidate(f"openvino int8 {mode}", lambda: self._open_openvino(source, mode))
+            )
+        if "pytorch" in engines:
+            from headrace.control.torch_models import OpenedTorchModel
+
+            candidates.append(Candidate("pytorch", lambda: OpenedTorchModel(source)))
+        return OpenedAuto(source, candidates, Decisions(self._cache_dir), given)
+
 
 def _warn_fallback(source: Source, verb: str, error: HeadraceError) -> None:
     _log.warning(
@@ -176,8 +225,11 @@ def _warn_fallback(source: Source, verb: str, error: HeadraceError) -> None:
 class _OpenedOpenVino:
     runs_user_code = False
 
-    def __init__(self, source: Source, backend: runtime.OpenVinoBackend, cache_dir: str) -> None:
+    def __init__(
+        self, source: Source, backend: runtime.OpenVinoBackend, cache_dir: str, int8: str = ""
+    ) -> None:
         self._source = source
+        self._mode = int8
         self._backend = backend
         self._cache_dir = cache_dir
         self.config = source.config
@@ -187,7 +239,7 @@ class _OpenedOpenVino:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         model = self._backend.load(
             str(self._source.artifact.path),
             device="CPU",
@@ -195,10 +247,10 @@ class _OpenedOpenVino:
             threads=threads,
             cache_dir=self._cache_dir,
             low_priority=self._source.low_priority,
-            int8=_int8(self._source, config),
+            int8=self._mode or _int8(self._source, config),
             properties=_openvino_properties(self._source, config),
         )
-        return model, []
+        return LoadedModel(model)
 
 
 def _openvino_properties(source: Source, config: model_config.ModelConfig) -> dict[str, str]:
@@ -206,7 +258,7 @@ def _openvino_properties(source: Source, config: model_config.ModelConfig) -> di
     for key, value in config.parameters.items():
         if key in _OPENVINO_PROPERTIES:
             properties[key] = value.string_value
-        elif key not in ("INFERENCE_NUM_THREADS", "intra_op_thread_count", "onnx_engine", "int8"):
+        elif key not in _OURS and not key.startswith("headrace."):
             _log.warning("%s: parameter '%s' is not used by the OpenVINO backend", source, key)
     return properties
 
@@ -242,7 +294,7 @@ class _WithFallback:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         try:
             return self._first.load(config, instances=instances, threads=threads)
         except HeadraceError as error:

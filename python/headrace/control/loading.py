@@ -17,7 +17,7 @@ from pathlib import Path
 from headrace import runtime
 from headrace.control.fallbacks import guard, hedge
 from headrace.control.instances import Told
-from headrace.control.loaders import Loaders, OpenedModel, Source
+from headrace.control.loaders import LoadedModel, Loaders, OpenedModel, Source
 from headrace.control.signature import (
     admission_policy,
     batch_policy,
@@ -123,12 +123,11 @@ class VersionLoader:
 
         def warm(threads: int) -> _Warm:
             planned = Plan(plan.instances, threads)
-            model, closers = opened.load(completed, instances=plan.instances, threads=threads)
+            loaded = opened.load(completed, instances=plan.instances, threads=threads)
             return _warmed(
                 completed,
                 number,
-                model,
-                closers,
+                loaded,
                 planned,
                 opened=opened,
                 entry=entry,
@@ -147,6 +146,10 @@ class VersionLoader:
                 warmed = self._with_best_threads(entry.name, plan, warm)
             else:
                 warmed = warm(plan.threads)
+        # For whoever asks for the configuration (`headrace models`).
+        completed.parameters["headrace.backend"].string_value = warmed.version.description
+        if warmed.why:
+            completed.parameters["headrace.why"].string_value = warmed.why
         return _started(
             completed,
             policy,
@@ -210,7 +213,14 @@ def load_callable(
     policy = ModelPolicy()
     plan = Plan(len(functions), 1)
     warmed = _warmed(
-        config, number, model, [], plan, opened=None, entry=None, policy=policy, told=told
+        config,
+        number,
+        LoadedModel(model),
+        plan,
+        opened=None,
+        entry=None,
+        policy=policy,
+        told=told,
     )
     return _started(
         config, policy, number, warmed, entry=None, fingerprint="", began=began, desk=None
@@ -226,6 +236,7 @@ class _Warm:
     plan: Plan
     sample: dict[str, runtime.Array] | None  # the last that it ran; None: it ran nothing
     low_priority: bool = False
+    why: str = ""  # LoadedModel.why
 
     def run_seconds(self) -> float | None:
         """How long the sample takes, the best of some runs. None without one."""
@@ -281,8 +292,7 @@ def _without_needless_threads(planned: _Warm, warm: Callable[[int], _Warm]) -> _
 def _warmed(
     config: model_config.ModelConfig,
     number: int,
-    model: runtime.Model,
-    closers: list[Callable[[], None]],
+    loaded: LoadedModel,
     plan: Plan,
     *,
     opened: OpenedModel | None,
@@ -298,7 +308,7 @@ def _warmed(
     try:
         version = runtime.ModelVersion(
             model_spec(config, number, labels),
-            model,
+            loaded.model,
             policy=batch_policy(config, policy.slo),
             instances=plan.instances,
             admission=admission_policy(policy.admission),
@@ -310,10 +320,10 @@ def _warmed(
     except BaseException:
         if version is not None:
             version.close(drain=False)
-        for close in closers:
+        for close in loaded.closers:
             close()
         raise
-    return _Warm(version, closers, plan, sample, low_priority)
+    return _Warm(version, loaded.closers, plan, sample, low_priority, loaded.why)
 
 
 def _started(

@@ -8,12 +8,13 @@ the order of the configuration. Outputs are taken by key (a dict) or by position
 from __future__ import annotations
 
 import threading
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from headrace import runtime
+from headrace.control.loaders import LoadedModel
 from headrace.control.signature import plan_text, tensor_specs
 from headrace.errors import (
     InternalError,
@@ -48,7 +49,7 @@ class OpenedTorchModel:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         inputs = tensor_specs(config.input, config.max_batch_size)
         outputs = tensor_specs(config.output, config.max_batch_size)
         for spec in (*inputs, *outputs):
@@ -79,7 +80,7 @@ class OpenedTorchModel:
             description=f"PyTorch {torch.__version__} CPU, {plan}",
             remake=remake,
         )
-        return model, []
+        return LoadedModel(model)
 
 
 def _import_torch(path: str) -> Any:

@@ -66,16 +66,17 @@ def _refusal(field: str, value: str) -> InvalidArgumentError:
         )
     known = _FILENAMES if field == "backend" else PLATFORMS
     state = "is not supported yet" if value in _UNSUPPORTED else "is unknown"
-    return InvalidArgumentError(f'{field} "{value}" {state}; it must be one of {", ".join(known)}')
+    names = [*known, "auto"] if field == "backend" else list(known)
+    return InvalidArgumentError(f'{field} "{value}" {state}; it must be one of {", ".join(names)}')
 
 
 def backend_of(config: model_config.ModelConfig) -> Backend | None:
-    """What `backend` and `platform` of a configuration say; None when they say nothing.
+    """What `backend` and `platform` of a configuration say; None when they say nothing, or "auto".
 
     Raises InvalidArgumentError for others than ours and for two that contradict each other.
     """
     backend: Backend | None = None
-    if config.backend:
+    if config.backend and config.backend != "auto":
         backend = next((known for known in _FILENAMES if known == config.backend), None)
         if backend is None:
             raise _refusal("backend", config.backend)
@@ -121,6 +122,15 @@ def _checked(backend: Backend, path: Path) -> Artifact:
     return Artifact(backend, path)
 
 
+def _measurable(config: model_config.ModelConfig, artifact: Artifact) -> Artifact:
+    if config.backend == "auto" and artifact.backend in ("callback", "speech"):
+        raise InvalidArgumentError(
+            f'backend "auto" measures what can execute .onnx, .xml, .pt2 and .pt files; what '
+            f'executes {artifact.path} is no choice: set backend: "{artifact.backend}"'
+        )
+    return artifact
+
+
 def find_artifact(entry: ModelEntry, version: int, config: model_config.ModelConfig) -> Artifact:
     """The model file of a version: by `backend`, `platform` and `default_model_filename` of the
     configuration, else by what the version's directory holds.
@@ -146,7 +156,7 @@ def find_artifact(entry: ModelEntry, version: int, config: model_config.ModelCon
                 f'{folder} has no "{inner}", the default_model_filename of the configuration; '
                 f"{_describe(names)}"
             )
-        return _checked(backend, path)
+        return _measurable(config, _checked(backend, path))
 
     if backend is not None:
         wanted = _FILENAMES[backend]
@@ -172,7 +182,7 @@ def find_artifact(entry: ModelEntry, version: int, config: model_config.ModelCon
         raise InvalidArgumentError(
             f"{folder} has no model file: looked for {', '.join(wanted)}; {_describe(names)}; {fix}"
         )
-    return _checked(found[0][0], folder / found[0][1])
+    return _measurable(config, _checked(found[0][0], folder / found[0][1]))
 
 
 def engines(
