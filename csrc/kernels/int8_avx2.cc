@@ -52,8 +52,9 @@ struct Traits : Ymm {
 };
 
 using Body = Int8Body<Traits>;
-constexpr Int8Table kTable = {Traits::kLanes, Body::quantise_dynamic, Body::quantise_static,
-                              Body::multiply};
+constexpr Int8Table kTable = {
+    Traits::kLanes, Body::quantise_dynamic, Body::quantise_static, Body::multiply,
+    Body::dot,      Body::activate_all,     Body::softmax};
 
 }  // namespace
 

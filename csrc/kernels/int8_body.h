@@ -142,8 +142,72 @@ struct Int8Body {
       }
       case LinearActivation::kSilu:
         return times_sigmoid(x, x);
+      case LinearActivation::kSigmoid:
+        return times_sigmoid(T::set(1.0f), x);
+      case LinearActivation::kTanh:  // 2 sigmoid(2x) - 1
+        return T::add(times_sigmoid(T::set(2.0f), T::add(x, x)), T::set(-1.0f));
     }
     return x;
+  }
+
+  // The first values of a vector whose others are `other`.
+  static Floats load_front(const float* x, std::size_t n, float other) {
+    float whole[kLanes];
+    for (std::size_t i = 0; i < kLanes; ++i) whole[i] = i < n ? x[i] : other;
+    return T::load(whole);
+  }
+
+  static float reduce_add(Floats v) {
+    float each[kLanes];
+    T::store(each, v);
+    float sum = each[0];
+    for (std::size_t i = 1; i < kLanes; ++i) sum += each[i];
+    return sum;
+  }
+
+  static float dot(const float* a, const float* b, std::size_t n) {
+    Floats sums[2] = {T::set(0), T::set(0)};
+    std::size_t i = 0;
+    for (; i + 2 * kLanes <= n; i += 2 * kLanes) {
+      sums[0] = T::fma(T::load(a + i), T::load(b + i), sums[0]);
+      sums[1] = T::fma(T::load(a + i + kLanes), T::load(b + i + kLanes), sums[1]);
+    }
+    for (; i < n; i += kLanes) {
+      const std::size_t left = n - i < kLanes ? n - i : kLanes;
+      const bool whole = left == kLanes;
+      const Floats x = whole ? T::load(a + i) : T::load_some(a + i, left);
+      sums[0] = T::fma(x, whole ? T::load(b + i) : T::load_some(b + i, left), sums[0]);
+    }
+    return reduce_add(T::add(sums[0], sums[1]));
+  }
+
+  static void activate_all(LinearActivation activation, float* y, std::size_t n) {
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) T::store(y + i, activate(activation, T::load(y + i)));
+    if (i < n) T::store_some(y + i, activate(activation, T::load_some(y + i, n - i)), n - i);
+  }
+
+  static void softmax(float* y, std::size_t n) {
+    constexpr float kLeast = -__builtin_inff();
+    Floats high = T::set(kLeast);
+    std::size_t i = 0;
+    for (; i + kLanes <= n; i += kLanes) high = T::max(high, T::load(y + i));
+    if (i < n) high = T::max(high, load_front(y + i, n - i, kLeast));
+    const Floats minus = T::set(-T::reduce_max(high));
+    Floats sums = T::set(0);
+    for (i = 0; i + kLanes <= n; i += kLanes) {
+      const Floats power = exp(T::add(T::load(y + i), minus));
+      T::store(y + i, power);
+      sums = T::add(sums, power);
+    }
+    if (i < n) {  // what is not there counts as exp(-87)
+      const Floats power = exp(T::add(load_front(y + i, n - i, kLeast), minus));
+      T::store_some(y + i, power, n - i);
+      sums = T::add(sums, power);
+    }
+    const Floats share = T::set(1.0f / reduce_add(sums));
+    for (i = 0; i + kLanes <= n; i += kLanes) T::store(y + i, T::mul(T::load(y + i), share));
+    if (i < n) T::store_some(y + i, T::mul(T::load_some(y + i, n - i), share), n - i);
   }
 
   template <int R, int NV>

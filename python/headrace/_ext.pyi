@@ -229,7 +229,7 @@ class Int8Linear:
     def __init__(
         self, weights: Array, bias: Array | None = None, *, activation: str = "none"
     ) -> None:
-        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh or silu."""
+        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh, silu, sigmoid or tanh."""
 
     @staticmethod
     def from_quantized(
