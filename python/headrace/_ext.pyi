@@ -158,6 +158,17 @@ class OpenVinoBackend:
         shapes come from our own code, not inferred through the graph first. `int8`: "off", "exact",
         "dynamic" or "auto": which linear layers run on our INT8 kernels."""
 
+class TensorRtBackend:
+    """Engines of TensorRT, through a library of its own."""
+
+    def __init__(self, library: str = "libheadrace_tensorrt.so") -> None: ...
+    def device(self) -> dict[str, str]:
+        """runtime: "tensorrt" or "tensorrt_rtx"; version, gpu, compute_capability ("9.0"): what
+        engines have to be of. Raises UnavailableError naming what is missing."""
+
+    def load(self, path: str, *, graphs: bool = True, device_memory_limit: int = 0) -> Model:
+        """`device_memory_limit`: bytes of all instances together, 0: none."""
+
 @final
 class SpeechStream:
     """A stream of audio that is becoming text. One thread at a time, but for `next`."""

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from headrace import (
+    build_cli,
     calibrate_cli,
     feedback_cli,
     human_cli,
@@ -56,6 +57,7 @@ app.command()(rules_cli.rules)
 app.command()(calibrate_cli.calibrate)
 app.command()(transcribe_cli.transcribe)
 app.command()(quantize_cli.quantize)
+app.command()(build_cli.build)
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
 OptionalInt = Optional[int]  # noqa: UP045

@@ -12,9 +12,9 @@ from __future__ import annotations
 import importlib.util
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headrace import runtime
 from headrace.errors import (
@@ -26,6 +26,10 @@ from headrace.logs import get_logger
 from headrace.protocol import model_config
 from headrace.repository.artifact import Artifact, OnnxEngine, engines
 
+if TYPE_CHECKING:
+    from headrace.control.engine_builds import EngineBuilds, EngineJob
+    from headrace.control.tensorrt_models import EngineRuntime
+
 __all__ = ["LoadedModel", "Loaders", "OpenedModel", "Source"]
 
 _log = get_logger("control")
@@ -34,7 +38,14 @@ _INT8_MODES = ("off", "exact", "dynamic", "auto")  # csrc/backends/openvino/int8
 
 # config.pbtxt `parameters` that are for others.
 _OURS = frozenset(
-    {"INFERENCE_NUM_THREADS", "auto_tolerance", "int8", "intra_op_thread_count", "onnx_engine"}
+    {
+        "INFERENCE_NUM_THREADS",
+        "auto_tolerance",
+        "engine_free_dims",
+        "int8",
+        "intra_op_thread_count",
+        "onnx_engine",
+    }
 )
 
 # config.pbtxt `parameters` that are handed to OpenVINO as they are.
@@ -73,11 +84,14 @@ class Source:
 @dataclass(frozen=True)
 class LoadedModel:
     """`closers` are called after the version has closed. `why` says to people why it runs on what
-    it runs on, where that was a choice."""
+    it runs on, where that was a choice. `on_cpu`: threads may make it faster. `engine`: what is to
+    be built and to take its place."""
 
     model: runtime.Model
     closers: list[Callable[[], None]] = field(default_factory=list)
     why: str = ""
+    on_cpu: bool = True
+    engine: EngineJob | None = None
 
 
 class OpenedModel(Protocol):
@@ -113,7 +127,16 @@ class Loaders:
     onnxruntime (where installed) for what OpenVINO cannot read or compile.
     """
 
-    def __init__(self, *, engine: OnnxEngine = "auto", cache_dir: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        engine: OnnxEngine = "auto",
+        cache_dir: str = "",
+        builds: EngineBuilds | None = None,
+    ) -> None:
+        """`builds`: builds TensorRT's engines; without, there is no `backend: "tensorrt"`."""
+        self._builds = builds
+        self._tensorrt: EngineRuntime | None = None  # made at first use
         self._engine = engine
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
@@ -122,6 +145,8 @@ class Loaders:
     def open(self, source: Source) -> OpenedModel:
         """Raises InvalidArgumentError, NotFoundError or UnavailableError, naming the file and the
         fix."""
+        if source.artifact.backend == "tensorrt":
+            return self._open_tensorrt(source)
         candidates = engines(source.artifact, source.config, self._engine)
         if source.config.backend == "auto":
             return self._open_measured(source, candidates)
@@ -147,6 +172,42 @@ class Loaders:
             if self._openvino is None:
                 self._openvino = runtime.OpenVinoBackend()
             return self._openvino
+
+    def _open_tensorrt(self, source: Source) -> OpenedModel:
+        from headrace.control import tensorrt_models
+
+        if self._builds is None:
+            raise UnavailableError(f"{source}: nobody builds engines here")
+        with self._lock:
+            if self._tensorrt is None:
+                self._tensorrt = tensorrt_models.TensorRt()
+        path = source.artifact.path
+        onnx = path if path.suffix == ".onnx" else path.with_name("model.onnx")
+        if path != onnx:
+            try:
+                return tensorrt_models.OpenedPlan(source, self._tensorrt)
+            except (InvalidArgumentError, UnavailableError) as error:
+                if not onnx.is_file():
+                    raise type(error)(
+                        f"{source}: {path} cannot be executed: {error.details}. The model.onnx "
+                        "that it was built from, beside it, would be served instead"
+                    ) from error
+                _log.warning("%s: %s is not used: %s", source, path, error.details)
+        source = replace(source, artifact=Artifact("tensorrt", onnx))
+        return tensorrt_models.OpenedTensorRt(
+            source, self._tensorrt, self._builds, self._open_instead
+        )
+
+    def _open_instead(self, source: Source) -> OpenedModel:
+        """Who serves an ONNX file while there is no engine."""
+        as_onnx = replace(source, artifact=Artifact("onnxruntime", source.artifact.path))
+        try:
+            return self.open(as_onnx)
+        except HeadraceError as error:
+            raise type(error)(
+                f"{error.details}; nothing else can serve it until it has an engine: make its "
+                "model.plan with `headrace build --place`"
+            ) from error
 
     def _open_openvino(self, source: Source, int8: str = "") -> OpenedModel:
         """`int8`: instead of what the configuration says."""

@@ -10,7 +10,7 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -114,8 +114,11 @@ class VersionLoader:
             low_priority=low_priority,
         )
         opened = self._loaders.open(source)
+        defaults = self._defaults
+        if artifact.backend == "tensorrt":  # without a GPU another backend serves
+            defaults = replace(defaults, gpus=1)
         completed = complete(
-            opened.config, entry.name, artifact, opened.inputs, opened.outputs, self._defaults
+            opened.config, entry.name, artifact, opened.inputs, opened.outputs, defaults
         )
         validate(completed)
         for text in unused_settings(completed):
@@ -148,8 +151,8 @@ class VersionLoader:
                 warmed = warm(plan.threads)
         # For whoever asks for the configuration (`headrace models`).
         completed.parameters["headrace.backend"].string_value = warmed.version.description
-        if warmed.why:
-            completed.parameters["headrace.why"].string_value = warmed.why
+        if warmed.loaded.why:
+            completed.parameters["headrace.why"].string_value = warmed.loaded.why
         return _started(
             completed,
             policy,
@@ -232,11 +235,10 @@ class _Warm:
     """A version that may be started."""
 
     version: runtime.ModelVersion
-    closers: list[Callable[[], None]]
+    loaded: LoadedModel
     plan: Plan
     sample: dict[str, runtime.Array] | None  # the last that it ran; None: it ran nothing
     low_priority: bool = False
-    why: str = ""  # LoadedModel.why
 
     def run_seconds(self) -> float | None:
         """How long the sample takes, the best of some runs. None without one."""
@@ -261,13 +263,15 @@ class _Warm:
 
     def close(self) -> None:
         self.version.close(drain=False)
-        for close in self.closers:
+        for close in self.loaded.closers:
             close()
 
 
 def _without_needless_threads(planned: _Warm, warm: Callable[[int], _Warm]) -> _Warm:
     """The same with one thread an instance if that is about as fast. The workers of a runtime spin
     between runs, which costs more than a small model itself."""
+    if not planned.loaded.on_cpu:
+        return planned
     try:
         seconds = planned.run_seconds()
         if seconds is None or seconds > _SMALL_RUN_SECONDS:
@@ -323,7 +327,7 @@ def _warmed(
         for close in loaded.closers:
             close()
         raise
-    return _Warm(version, loaded.closers, plan, sample, low_priority, loaded.why)
+    return _Warm(version, loaded, plan, sample, low_priority)
 
 
 def _started(
@@ -360,7 +364,8 @@ def _started(
         threads=warmed.plan.threads,
         load_seconds=time.monotonic() - began,
         path=entry.path / str(number) if entry is not None else None,
-        on_close=warmed.closers,
+        on_close=warmed.loaded.closers,
+        engine=warmed.loaded.engine,
     )
 
 

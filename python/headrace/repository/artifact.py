@@ -12,16 +12,16 @@ from headrace.protocol import model_config
 from headrace.repository.names import check_inner_path
 from headrace.repository.scan import ModelEntry
 
-Backend = Literal["openvino", "onnxruntime", "pytorch", "callback", "speech"]
+Backend = Literal["openvino", "onnxruntime", "pytorch", "tensorrt", "callback", "speech"]
 OnnxEngine = Literal["auto", "openvino", "onnxruntime"]
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A model on disk. `backend` is what config.pbtxt calls it: "openvino" (IR, or ONNX when the
-    configuration says so), "onnxruntime" (.onnx), "pytorch" (.pt2, .pt), "callback" (.py), "speech"
-    (speech.yaml and the files that it names). What executes it is another question: see
-    `engines`."""
+    configuration says so), "onnxruntime" (.onnx), "pytorch" (.pt2, .pt), "tensorrt" (.plan, or the
+    .onnx that one is built from), "callback" (.py), "speech" (speech.yaml and the files that it
+    names). What executes it is another question: see `engines`."""
 
     backend: Backend
     path: Path
@@ -32,6 +32,7 @@ _FILENAMES: Mapping[Backend, tuple[str, ...]] = {
     "onnxruntime": ("model.onnx",),
     "openvino": ("model.xml", "model.onnx"),
     "pytorch": ("model.pt2", "model.pt"),
+    "tensorrt": ("model.plan", "model.onnx"),
     "callback": ("model.py",),
     "speech": ("speech.yaml",),
 }
@@ -41,6 +42,8 @@ _BY_SUFFIX: Mapping[str, Backend] = {
     ".pt2": "pytorch",
     ".pt": "pytorch",
     ".pth": "pytorch",
+    ".plan": "tensorrt",
+    ".engine": "tensorrt",
     ".py": "callback",
     ".yaml": "speech",
 }
@@ -48,10 +51,11 @@ PLATFORMS: Mapping[str, Backend] = {
     "onnxruntime_onnx": "onnxruntime",
     "openvino": "openvino",
     "pytorch_libtorch": "pytorch",
+    "tensorrt_plan": "tensorrt",
 }
 _UNSUPPORTED = frozenset(
     {
-        *("tensorrt", "tensorrt_plan", "tensorflow", "tensorflow_graphdef"),
+        *("tensorflow", "tensorflow_graphdef"),
         *("tensorflow_savedmodel", "ensemble", "dali", "fil", "vllm", "tensorrtllm", "repeat"),
         *("identity", "square"),
     }
@@ -123,7 +127,7 @@ def _checked(backend: Backend, path: Path) -> Artifact:
 
 
 def _measurable(config: model_config.ModelConfig, artifact: Artifact) -> Artifact:
-    if config.backend == "auto" and artifact.backend in ("callback", "speech"):
+    if config.backend == "auto" and artifact.backend in ("tensorrt", "callback", "speech"):
         raise InvalidArgumentError(
             f'backend "auto" measures what can execute .onnx, .xml, .pt2 and .pt files; what '
             f'executes {artifact.path} is no choice: set backend: "{artifact.backend}"'
