@@ -43,6 +43,7 @@ try:
         available_cores,
         callback_model,
         decode_audio,
+        fbank,
         histogram_bounds_ns,
         plan_cores,
     )
@@ -91,6 +92,7 @@ __all__ = [
     "available_cores",
     "callback_model",
     "decode_audio",
+    "fbank",
     "histogram_bounds_ns",
     "plan_cores",
 ]
