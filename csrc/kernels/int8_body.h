@@ -54,27 +54,46 @@ struct Int8Body {
     std::memset(to + n, 0, padded(n) - n);
   }
 
-  static Int8Row quantise_dynamic(const float* x, std::size_t n, int32_t max, uint8_t* to) {
-    Floats low = T::set(0), high = T::set(0);
-    Ints size = T::set_int(0);  // the largest magnitude, as bits: above infinity's are NaNs
+  // Smallest and largest of the values and 0. `odd`: NaN where one is a NaN or an infinity.
+  struct Range {
+    Floats low = T::set(0), high = T::set(0), odd = T::set(0);
+
+    [[gnu::always_inline]] void add(Floats v) {
+      low = T::min(low, v);
+      high = T::max(high, v);
+      odd = T::fma(v, T::set(0), odd);
+    }
+    [[gnu::always_inline]] void add(const Range& other) {
+      low = T::min(low, other.low);
+      high = T::max(high, other.high);
+      odd = T::add(odd, other.odd);
+    }
+  };
+
+  static Range range_of(const float* x, std::size_t n) {
+    Range a, b, c, d;  // four: each waits four cycles for what it was before
     std::size_t i = 0;
-    for (; i + kLanes <= n; i += kLanes) {
-      const Floats v = T::load(x + i);
-      low = T::min(low, v);
-      high = T::max(high, v);
-      size = T::max_int(size, T::magnitude(v));
+    for (; i + 4 * kLanes <= n; i += 4 * kLanes) {
+      a.add(T::load(x + i));
+      b.add(T::load(x + i + kLanes));
+      c.add(T::load(x + i + 2 * kLanes));
+      d.add(T::load(x + i + 3 * kLanes));
     }
-    if (i < n) {
-      const Floats v = T::load_some(x + i, n - i);
-      low = T::min(low, v);
-      high = T::max(high, v);
-      size = T::max_int(size, T::magnitude(v));
-    }
-    if (T::any_beyond(size, 0x7f7fffff)) {
+    for (; i + kLanes <= n; i += kLanes) b.add(T::load(x + i));
+    if (i < n) c.add(T::load_some(x + i, n - i));
+    a.add(b);
+    c.add(d);
+    a.add(c);
+    return a;
+  }
+
+  static Int8Row quantise_dynamic(const float* x, std::size_t n, int32_t max, uint8_t* to) {
+    const Range range = range_of(x, n);
+    if (T::any_beyond(T::magnitude(range.odd), 0x7f800000)) {
       fill(to, n);
       return {__builtin_nanf(""), 0};
     }
-    const float least = T::reduce_min(low), most = T::reduce_max(high);
+    const float least = T::reduce_min(range.low), most = T::reduce_max(range.high);
     const auto steps = static_cast<float>(max);
     const float scale = most / steps - least / steps;
     if (scale < 1.17549435e-38f) {  // zero, or so small that 1 / scale might be infinite
