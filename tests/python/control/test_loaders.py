@@ -125,31 +125,6 @@ def test_a_pytorch_model_without_torch_names_the_fix(repository, start_server, c
         client.load("t")
 
 
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the files live on
-@pytest.mark.parametrize("kind", ["pt", "pt2"])
-def test_pytorch_models(repository, start_server, connect, tmp_path, kind: str) -> None:
-    torch = pytest.importorskip("torch")
-
-    class Twice(torch.nn.Module):
-        def forward(self, x):
-            return x * 2
-
-    path = tmp_path / f"model.{kind}"
-    if kind == "pt":
-        torch.jit.script(Twice()).save(str(path))
-    else:
-        batch = torch.export.Dim("batch", max=8)
-        program = torch.export.export(
-            Twice(), (torch.ones(2, 3),), dynamic_shapes={"x": {0: batch}}
-        )
-        torch.export.save(program, str(path))
-    repository.put(f"t/1/model.{kind}", path.read_bytes())
-    repository.put("t/config.pbtxt", torch_config("x", "y"))
-    client = connect(start_server(load_model=("t",)))
-    x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert client.infer("t", {"x": x})["y"].tolist() == (x * 2).tolist()
-
-
 def test_broken_files_of_every_kind(repository, start_server, connect) -> None:
     for name in ("model.onnx", "model.xml", "model.py"):
         model = name.replace(".", "_")
