@@ -43,7 +43,10 @@ class StandInRuntime:
         kind, gpu, onnx = [*path.read_text().split("\n"), "", ""][:3]
         if kind != "stand-in engine" or gpu != self.device().name or self.refuses:
             raise InvalidArgumentError(f"'{path}' is no engine for this TensorRT and GPU")
-        session = onnxruntime.InferenceSession(onnx, providers=["CPUExecutionProvider"])
+        return self.model_of(Path(onnx))
+
+    def model_of(self, onnx: Path) -> runtime.Model:
+        session = onnxruntime.InferenceSession(str(onnx), providers=["CPUExecutionProvider"])
 
         def infer(inputs: dict[str, Any]) -> dict[str, Any]:
             names = [o.name for o in session.get_outputs()]

@@ -7,15 +7,18 @@ from __future__ import annotations
 import os
 import threading
 import time
+import urllib.request
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from onnx import TensorProto, helper
 from standin_tensorrt import StandInRuntime, engine_of, standin_builder
 
 from headrace.control import engine_builds, tensorrt_models
+from headrace.control.engine_builds import Device
 from headrace.control.tensorrt_models import engine_spec
 from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.repository.model_config import parse_config
@@ -215,6 +218,61 @@ def test_it_builds_what_the_configuration_says(serve, builder) -> None:
     request = (builder / "request").read_text()
     assert '"batch_sizes": [1, 4, 8, 16]' in request
     assert '"runtime": "tensorrt"' in request
+
+
+def test_the_real_builder_builds(serve, device, repository, monkeypatch) -> None:
+    """TensorRT-RTX in a process of its own; only what executes its engine is a stand-in."""
+    trt = pytest.importorskip("tensorrt_rtx", reason="needs pip install tensorrt-rtx (1 GB)")
+    version = ".".join(trt.__version__.split(".")[:3])
+    loaded: list[int] = []
+
+    class Mine(device):  # type: ignore[misc, valid-type]
+        def device(self) -> Device:
+            return Device("tensorrt_rtx", version, self.gpu, "8.6")
+
+        def load(self, path: Path) -> Any:
+            loaded.append(path.stat().st_size)
+            return self.model_of(repository.root / "m/1/model.onnx")
+
+    monkeypatch.setattr(tensorrt_models, "TensorRt", Mine)
+    server, client = serve()
+    eventually(lambda: state(server) == "serving", "the engine serves")
+    eventually(lambda: "stand-in" in runs_on(client), "the engine serves")
+    assert answer(client) == 2
+    (size,) = set(loaded)
+    assert size > 1000
+    # And an operator that TensorRT lacks.
+    graph = helper.make_graph(
+        [helper.make_node("Inverse", ["x"], ["y"], domain="com.microsoft", name="turned")],
+        "inverse",
+        [helper.make_tensor_value_info("x", TensorProto.FLOAT, (2, 2))],
+        [helper.make_tensor_value_info("y", TensorProto.FLOAT, (2, 2))],
+    )
+    opsets = [helper.make_opsetid("", 13), helper.make_opsetid("com.microsoft", 1)]
+    odd = helper.make_model(graph, opset_imports=opsets, ir_version=8).SerializeToString()
+    repository.put("odd/1/model.onnx", odd)
+    repository.put("odd/config.pbtxt", 'backend: "tensorrt"')
+    client.load("odd")
+    eventually(lambda: state(server, "odd") == "failed", "it fails")
+    eventually(lambda: "node 'turned' (Inverse)" in why(client, "odd"), "it is told")
+    x = np.array([[2, 0], [0, 4]], np.float32)
+    assert client.infer("odd", {"x": x})["y"].tolist() == [[0.5, 0], [0, 0.25]]
+
+
+def test_the_metric(serve, builder) -> None:
+    (builder / "hold").touch()
+    server, _ = serve(metrics_port=0)
+    began(builder)
+
+    def scraped() -> str:
+        with urllib.request.urlopen(f"http://127.0.0.1:{server.metrics_port}/metrics") as page:
+            return str(page.read().decode())
+
+    labels = 'model="m",state="%s",version="1"'
+    assert f"headrace_engine_state{{{labels % 'building'}}} 1.0" in scraped()
+    (builder / "go").touch()
+    wanted = f"headrace_engine_state{{{labels % 'serving'}}} 1.0"
+    eventually(lambda: wanted in scraped(), "it serves")
 
 
 # ---- what goes wrong
