@@ -97,7 +97,7 @@ class OpenedAuto:
         if first is None:
             assert failure is not None
             raise failure
-        self.config = source.config
+        self.config = first.config
         self.inputs = first.inputs
         self.outputs = first.outputs
 

@@ -10,6 +10,7 @@ Runtimes are imported when a model needs them, never before.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import threading
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -137,6 +138,7 @@ class Loaders:
         """`builds`: builds TensorRT's engines; without, there is no `backend: "tensorrt"`."""
         self._builds = builds
         self._tensorrt: EngineRuntime | None = None  # made at first use
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._engine = engine
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
@@ -213,6 +215,19 @@ class Loaders:
         """`int8`: instead of what the configuration says."""
         return _OpenedOpenVino(source, self.openvino(), self._cache_dir, int8)
 
+    def _open_converted(self, source: Source) -> OpenedModel:
+        """A torch.export program on OpenVINO."""
+        from headrace.control.torch_models import import_torch
+        from headrace.control.torch_openvino import convert
+
+        with self._lock:
+            if not self._cache_dir and self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="headrace-converted-")
+            folder = self._temporary.name if self._temporary is not None else self._cache_dir
+        path = source.artifact.path
+        xml = convert(import_torch(str(path)), path, Path(folder) / "converted")
+        return self._open_openvino(replace(source, artifact=Artifact("openvino", xml)), "exact")
+
     def _open_onnxruntime(self, source: Source) -> OpenedModel:
         if importlib.util.find_spec("onnxruntime") is None:
             raise UnavailableError(
@@ -271,6 +286,10 @@ class Loaders:
             from headrace.control.torch_models import OpenedTorchModel
 
             candidates.append(Candidate("pytorch", lambda: OpenedTorchModel(source)))
+            if source.artifact.path.suffix == ".pt2":
+                candidates.append(
+                    Candidate("openvino converted", lambda: self._open_converted(source))
+                )
         return OpenedAuto(source, candidates, Decisions(self._cache_dir), given)
 
 

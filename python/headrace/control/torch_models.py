@@ -29,7 +29,7 @@ from headrace.protocol import model_config
 if TYPE_CHECKING:
     from headrace.control.loaders import Source
 
-__all__ = ["OpenedTorchModel", "input_positions"]
+__all__ = ["OpenedTorchModel", "import_torch", "input_positions"]
 
 # Programs that take fewer rows say so; others are as the server's default has it.
 _USUAL = 32
@@ -46,7 +46,7 @@ class OpenedTorchModel:
         self.inputs: list[runtime.TensorSpec] | None = None
         self.outputs: list[runtime.TensorSpec] | None = None
         if self._path.endswith(".pt2"):
-            self._first = TorchProgram(_import_torch(self._path), self._path)
+            self._first = TorchProgram(import_torch(self._path), self._path)
             self._read_signature(self._first)
         elif not source.config.input or not source.config.output:
             raise InvalidArgumentError(
@@ -82,7 +82,7 @@ class OpenedTorchModel:
                 raise UnimplementedError(
                     f"{self._source}: '{spec.name}' is BYTES; PyTorch has no strings"
                 )
-        torch = _import_torch(self._path)
+        torch = import_torch(self._path)
         call, arguments = self._call(torch, self._first)
         self._first = None
         order = input_positions([spec.name for spec in inputs], arguments, str(self._source))
@@ -125,7 +125,7 @@ class OpenedTorchModel:
         return lambda tensors: module(*tensors), arguments
 
 
-def _import_torch(path: str) -> Any:
+def import_torch(path: str) -> Any:
     try:
         import torch  # type: ignore[import-not-found, unused-ignore]
     except ImportError as error:

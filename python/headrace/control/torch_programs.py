@@ -19,7 +19,7 @@ from typing import Any
 from headrace import runtime
 from headrace.errors import InvalidArgumentError, UnimplementedError
 
-__all__ = ["DATATYPES", "TorchProgram"]
+__all__ = ["DATATYPES", "TorchProgram", "load_program"]
 
 # torch.<name> -> KServe's word.
 DATATYPES = {
@@ -40,12 +40,13 @@ DATATYPES = {
 
 
 class TorchProgram:
-    def __init__(self, torch: Any, path: str) -> None:
-        """Raises InvalidArgumentError for what is no program, UnimplementedError for one that takes
-        what is no tensor."""
+    def __init__(self, torch: Any, path: str, program: Any = None) -> None:
+        """`program`: what load_program() answered, where it is there already. Raises
+        InvalidArgumentError for what is no program, UnimplementedError for one that takes what is
+        no tensor."""
         self._path = path
         self._torch = torch
-        program = _load(torch, path)
+        program = program if program is not None else load_program(torch, path)
         self._module = program.module()
         self._tree = torch.utils._pytree
         self._in_spec = program.call_spec.in_spec
@@ -126,7 +127,8 @@ def _keys(spec: Any) -> list[str]:
     return []
 
 
-def _load(torch: Any, path: str) -> Any:
+def load_program(torch: Any, path: str) -> Any:
+    """A torch.export.ExportedProgram. Raises InvalidArgumentError."""
     try:
         return torch.export.load(path)
     except Exception as error:

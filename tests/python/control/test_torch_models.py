@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -190,3 +191,33 @@ def test_what_transformers_exports(serve, tmp_path) -> None:
         expected = model(torch.from_numpy(x)).last_hidden_state.numpy()
     np.testing.assert_allclose(got["last_hidden_state"], expected, rtol=1e-4, atol=1e-5)
     assert got["pooler_output"].shape == (3, 16)
+
+
+def test_auto_measures_what_openvino_makes_of_a_program(
+    serve, repository, start_server, tmp_path
+) -> None:
+    torch.manual_seed(0)
+    layers = [torch.nn.Linear(16, 64), torch.nn.GELU(), torch.nn.Linear(64, 8)]
+    batch = torch.export.Dim("batch", max=8)
+    model = torch.nn.Sequential(*layers)
+    exported = program(model, (torch.ones(2, 16),), dynamic_shapes=({0: batch},))
+    repository.put("t/1/model.pt2", saved(exported, tmp_path / "m.pt2"))
+    repository.put("t/config.pbtxt", 'backend: "auto"')
+    x = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
+    cache = tmp_path / "cache"
+    server = start_server(load_model=("t",), cache_dir=str(cache))
+    loaded = server.manager.registry.find("t")
+    for file in (cache / "auto").glob("*.json"):
+        decision = json.loads(file.read_text())
+        first, second = decision["measured"]
+        assert (first["name"], second["name"]) == ("pytorch", "openvino converted")
+        assert second["left_out"] == ""
+        assert 0 < second["error"] < 1e-4
+        assert decision["rows"] == [1, 8]
+    (xml,) = (cache / "converted").glob("*.xml")
+    assert xml.with_suffix(".bin").is_file()
+    with torch.inference_mode():
+        expected = model(torch.from_numpy(x)).numpy()
+    (given,) = (t.name for t in loaded.config.input)
+    got = loaded.version.infer({given: x})["output__0"]
+    np.testing.assert_allclose(got, expected, rtol=1e-4, atol=1e-5)
