@@ -273,6 +273,7 @@ class EngineBuilds:
                 stdout=subprocess.PIPE,
                 stderr=stderr,
                 text=True,
+                start_new_session=True,  # Ctrl-C is the server's to hear
             )
         assert process.stdin is not None
         assert process.stdout is not None

@@ -115,7 +115,8 @@ class VersionLoader:
         )
         opened = self._loaders.open(source)
         defaults = self._defaults
-        if artifact.backend == "tensorrt":  # without a GPU another backend serves
+        # Without a GPU another backend serves; PyTorch knows best what it finds.
+        if artifact.backend in ("tensorrt", "pytorch"):
             defaults = replace(defaults, gpus=1)
         completed = complete(
             opened.config, entry.name, artifact, opened.inputs, opened.outputs, defaults

@@ -83,41 +83,44 @@ class OpenedTorchModel:
                     f"{self._source}: '{spec.name}' is BYTES; PyTorch has no strings"
                 )
         torch = import_torch(self._path)
-        call, arguments = self._call(torch, self._first)
+        device = _device(torch, config, str(self._source))
+        call, arguments = self._call(torch, device, self._first if device == "cpu" else None)
         self._first = None
         order = input_positions([spec.name for spec in inputs], arguments, str(self._source))
         given = [inputs[i] for i in order]
 
         def remake(_: int) -> _Instance:
             # With weights of its own: those that the others share may be what is broken.
-            fresh, _arguments = self._call(torch)
-            return _Instance(torch, fresh, given, outputs, threads)
+            fresh, _arguments = self._call(torch, device)
+            return _Instance(torch, fresh, given, outputs, threads, device)
 
         # A module in eval mode may be called from several threads at once: instances share weights.
-        callables = [_Instance(torch, call, given, outputs, threads) for _ in range(instances)]
+        callables = [
+            _Instance(torch, call, given, outputs, threads, device) for _ in range(instances)
+        ]
         plan = plan_text(instances, threads)
         model = runtime.callback_model(
             callables,
             inputs,
             outputs,
-            description=f"PyTorch {torch.__version__} CPU, {plan}",
+            description=f"PyTorch {torch.__version__} {device.upper()}, {plan}",
             remake=remake,
         )
-        return LoadedModel(model)
+        return LoadedModel(model, on_cpu=device == "cpu")
 
     def _call(
-        self, torch: Any, program: TorchProgram | None = None
+        self, torch: Any, device: str, program: TorchProgram | None = None
     ) -> tuple[Callable[[list[Any]], Any], list[str]]:
         """What is called with a list of tensors, and the names of its arguments."""
         if self._path.endswith(".pt2"):
-            program = program or TorchProgram(torch, self._path)
+            program = program or TorchProgram(torch, self._path, device=device)
             arguments = [spec.name for spec in program.inputs]
             if program.named:
                 return program.run, arguments
             run = program.run
             return lambda tensors: [*run(tensors).values()], arguments
         try:
-            module = torch.jit.load(self._path, map_location="cpu")
+            module = torch.jit.load(self._path, map_location=device)
             module.eval()
             arguments = [a.name for a in module.forward.schema.arguments][1:]  # the first is self
         except Exception as error:
@@ -154,6 +157,23 @@ def input_positions(names: list[str], arguments: list[str], what: str) -> list[i
     return list(range(len(names)))
 
 
+def _device(torch: Any, config: model_config.ModelConfig, what: str) -> str:
+    """ "cpu", or what instance groups of KIND_GPU ask for. Raises UnavailableError without one."""
+    kind = model_config.ModelInstanceGroup.KIND_GPU
+    groups = [group for group in config.instance_group if group.kind == kind]
+    if not groups:
+        return "cpu"
+    if not torch.cuda.is_available():
+        raise UnavailableError(
+            f"{what}: an instance group has kind KIND_GPU, and PyTorch {torch.__version__} finds "
+            "no GPU: set kind: KIND_CPU in config.pbtxt"
+        )
+    wanted = {gpu for group in groups for gpu in group.gpus}
+    if len(wanted) > 1 or len(groups) < len(config.instance_group):
+        raise UnimplementedError(f"{what}: all instances of a PyTorch model are on one GPU")
+    return f"cuda:{min(wanted)}" if wanted else "cuda"
+
+
 class _Instance:
     def __init__(
         self,
@@ -162,6 +182,7 @@ class _Instance:
         inputs: list[runtime.TensorSpec],
         outputs: list[runtime.TensorSpec],
         threads: int,
+        device: str,
     ) -> None:
         """`inputs`: in the order of the arguments."""
         self._torch = torch
@@ -170,6 +191,7 @@ class _Instance:
         self._inputs = [(spec.name, spec.datatype == "BF16") for spec in inputs]
         self._outputs = [spec.name for spec in outputs]
         self._threads = threads
+        self._device = device
         self._prepared = threading.local()
 
     def __call__(self, inputs: dict[str, runtime.Array]) -> Mapping[str, runtime.Array]:
@@ -182,7 +204,8 @@ class _Instance:
             arguments = []
             for name, bits in self._inputs:
                 tensor = torch.from_numpy(np.ascontiguousarray(inputs[name]))
-                arguments.append(tensor.view(torch.bfloat16) if bits else tensor)
+                tensor = tensor.view(torch.bfloat16) if bits else tensor
+                arguments.append(tensor.to(self._device))  # the same tensor on the CPU
             answer = self._call(arguments)
         return dict(zip(self._outputs, self._tensors(answer), strict=True))
 

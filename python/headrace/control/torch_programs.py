@@ -40,13 +40,17 @@ DATATYPES = {
 
 
 class TorchProgram:
-    def __init__(self, torch: Any, path: str, program: Any = None) -> None:
+    def __init__(self, torch: Any, path: str, program: Any = None, *, device: str = "cpu") -> None:
         """`program`: what load_program() answered, where it is there already. Raises
         InvalidArgumentError for what is no program, UnimplementedError for one that takes what is
         no tensor."""
         self._path = path
         self._torch = torch
         program = program if program is not None else load_program(torch, path)
+        if device != "cpu":
+            from torch.export.passes import move_to_device_pass
+
+            program = move_to_device_pass(program, device)
         self._module = program.module()
         self._tree = torch.utils._pytree
         self._in_spec = program.call_spec.in_spec

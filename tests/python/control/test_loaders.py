@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from headrace.control.torch_models import input_positions
 from headrace.errors import InvalidArgumentError
@@ -67,6 +67,38 @@ def test_openvino_alone_says_what_it_cannot_do(repository, start_server, connect
         client.load("inverse")
     assert str(path) in caught.value.details
     assert "Inverse" in caught.value.details
+
+
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_exports_of_optimum_load_as_they_are(repository, start_server, connect, engine) -> None:
+    """Tokenizer and settings beside model.onnx, weights in model.onnx_data."""
+    folder = repository.put("text/1/config.json", "{}").parent
+    for name in ("tokenizer.json", "special_tokens_map.json", "vocab.txt"):
+        repository.put(f"text/1/{name}", "{}")
+    table = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    ids, axes = TensorProto.INT64, ["batch_size", "sequence_length"]
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
+        "main_graph",
+        [helper.make_tensor_value_info("input_ids", ids, axes)],
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*axes, 64])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    onnx.save(
+        model,
+        str(folder / "model.onnx"),
+        save_as_external_data=True,
+        location="model.onnx_data",
+        size_threshold=0,
+    )
+    assert (folder / "model.onnx_data").stat().st_size == table.nbytes
+    client = connect(start_server(load_model=("text",), onnx_engine=engine))
+    x = np.array([[1, 2, 3], [4, 5, 49]])
+    assert client.model_config("text").max_batch_size == 32
+    np.testing.assert_array_equal(
+        client.infer("text", {"input_ids": x})["last_hidden_state"], table[x]
+    )
 
 
 def test_strings_on_onnxruntime(repository, start_server, connect) -> None:

@@ -146,6 +146,14 @@ def test_wrong_configurations_are_refused(serve, repository, tmp_path) -> None:
         serve(content, CONFIG.format("x", "output__0").replace("size: 8", "size: 9"))
 
 
+def test_without_a_gpu_kind_gpu_is_refused(serve, tmp_path) -> None:
+    if torch.cuda.is_available():
+        pytest.skip("there is a GPU")
+    content = saved(program(Twice(), (torch.ones(2, 3),)), tmp_path / "m.pt2")
+    with pytest.raises(HeadraceError, match="finds no GPU: set kind: KIND_CPU"):
+        serve(content, "instance_group { kind: KIND_GPU }")
+
+
 def test_damaged_files(repository, start_server, connect, tmp_path) -> None:
     batch = torch.export.Dim("batch", max=8)
     exported = program(Twice(), (torch.ones(2, 3),), dynamic_shapes={"x": {0: batch}})
