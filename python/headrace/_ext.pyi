@@ -273,7 +273,8 @@ class Int8Linear:
     def __init__(
         self, weights: Array, bias: Array | None = None, *, activation: str = "none"
     ) -> None:
-        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh, silu, sigmoid or tanh."""
+        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh, silu, sigmoid or
+        tanh."""
 
     @staticmethod
     def from_quantized(
