@@ -19,7 +19,12 @@ def test_a_model_runs_on_what_was_measured(tmp_path: Path) -> None:
     model = onnx_model(
         "Softmax", {"X": (TensorProto.FLOAT, shape)}, {"Y": (TensorProto.FLOAT, shape)}
     )
-    write_model(folder, "softmax", 'backend: "auto" max_batch_size: 4', {"model.onnx": model})
+    config = """
+    backend: "auto"
+    max_batch_size: 4
+    parameters { key: "INFERENCE_NUM_THREADS" value { string_value: "1" } }
+    """
+    write_model(folder, "softmax", config, {"model.onnx": model})
     cache = str(tmp_path / "cache")
     x = np.random.default_rng(0).normal(size=(3, 16)).astype(np.float32)
     whys = set()

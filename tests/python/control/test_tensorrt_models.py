@@ -406,6 +406,29 @@ def test_new_files_end_the_build_of_the_old(serve, repository, builder) -> None:
     assert answer(client) == 6
 
 
+def test_loads_and_unloads_at_any_moment(serve, repository, builder) -> None:
+    """Whatever state the engine is in when its version goes, the next one ends in service, and no
+    process is left."""
+    server, client = serve()
+    states = set()
+    for cycle in range(12):
+        moment = ("waiting", "building", "ready", "serving")[cycle % 4]
+        repository.add("m", cycle + 2)  # another model: another engine
+        client.load("m")
+        eventually(lambda at=moment: state(server) in (at, "serving"), "it is so far")
+        states.add(state(server))
+        if cycle % 3 == 0:
+            client.unload("m")
+            client.load("m")
+        assert answer(client) == cycle + 3
+    eventually(lambda: state(server) == "serving", "the engine serves")
+    eventually(lambda: "stand-in" in runs_on(client), "the engine serves")
+    assert answer(client) == 14
+    assert "serving" in states
+    assert server.stop(grace_s=60)
+    assert server.manager.engines.wait("m", 1, 60)
+
+
 # ---- the spec
 
 
