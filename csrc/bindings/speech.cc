@@ -136,11 +136,16 @@ Result<std::shared_ptr<SpeechRecognizer>> make_streaming(StreamingParts parts) {
   return make_streaming_engine(std::move(parts.engine), std::move(networks), *std::move(table));
 }
 
+Fbank::Kind fbank_kind(const std::string& name) {
+  if (name == "kaldi") return Fbank::Kind::kKaldi;
+  if (name == "nemo") return Fbank::Kind::kNemo;
+  if (name == "librosa") return Fbank::Kind::kLibrosa;
+  throw py::value_error("features: kaldi, nemo or librosa");
+}
+
 py::array_t<float> fbank_of(const Samples& samples, const std::string& kind, std::size_t bands) {
-  if (kind != "kaldi" && kind != "nemo") throw py::value_error("kind: kaldi or nemo");
   if (bands < 3 || bands > 256) throw py::value_error("bands: 3 to 256");
-  FbankStream stream(
-      std::make_shared<Fbank>(kind == "kaldi" ? Fbank::Kind::kKaldi : Fbank::Kind::kNemo, bands));
+  FbankStream stream(std::make_shared<Fbank>(fbank_kind(kind), bands));
   stream.push(span_of(samples));
   py::array_t<float> features({stream.frames(), bands});
   std::copy_n(stream.data(), stream.frames() * bands, features.mutable_data());
@@ -223,9 +228,6 @@ void bind_speech(py::module_& module) {
              std::size_t shift_frames, std::map<std::string, std::vector<int64_t>> caches,
              std::size_t paths, uint32_t stop_ms, uint32_t tail_ms, uint32_t threads,
              std::size_t max_streams, std::size_t max_batch, uint32_t max_wait_ms) {
-            if (features != "kaldi" && features != "nemo") {
-              throw py::value_error("features: kaldi or nemo");
-            }
             if ((decoder == nullptr) != (joiner == nullptr)) {
               throw py::value_error("a transducer has a decoder and a joiner");
             }
@@ -241,7 +243,7 @@ void bind_speech(py::module_& module) {
             engine.info.name = std::move(name);
             engine.info.language_code = std::move(language_code);
             engine.info.parameters = std::move(parameters);
-            engine.features = features == "kaldi" ? Fbank::Kind::kKaldi : Fbank::Kind::kNemo;
+            engine.features = fbank_kind(features);
             engine.paths = paths;
             engine.stop_ms = stop_ms;
             engine.tail_ms = tail_ms;

@@ -25,7 +25,8 @@ double slaney_hertz(double mel) {
 Fbank::Fbank(Kind kind, std::size_t bands) : kind_(kind) {
   const bool kaldi = kind == Kind::kKaldi;
   for (std::size_t n = 0; n < kWindow; ++n) {
-    const double turn = 2 * std::numbers::pi * static_cast<double>(n) / (kWindow - 1);
+    const std::size_t period = kind == Kind::kLibrosa ? kWindow : kWindow - 1;
+    const double turn = 2 * std::numbers::pi * static_cast<double>(n) / static_cast<double>(period);
     const double hann = 0.5 - 0.5 * std::cos(turn);
     window_[n] = static_cast<float>(kaldi ? std::pow(hann, 0.85) : hann);
   }
@@ -107,13 +108,13 @@ void Fbank::power(const float* signal, Spectrum& power) const {
 
 void Fbank::compute(const float* samples, float before, float* features) const {
   std::array<float, kTransform> frame{};
-  const bool kaldi = kind_ == Kind::kKaldi;
   float mean = 0;
-  if (kaldi) {
+  if (kind_ == Kind::kKaldi) {
     for (std::size_t i = 0; i < kWindow; ++i) mean += samples[i];
     mean /= static_cast<float>(kWindow);
-    before = samples[0];
   }
+  const bool alone = kind_ != Kind::kNemo;  // each frame for itself
+  if (alone) before = samples[0];
   float last = before - mean;
   for (std::size_t i = 0; i < kWindow; ++i) {
     const float sample = samples[i] - mean;
@@ -128,16 +129,16 @@ void Fbank::compute(const float* samples, float before, float* features) const {
     for (std::size_t i = 0; i < filter.weights.size(); ++i) {
       energy += filter.weights[i] * spectrum[filter.first + i];
     }
-    features[band] = kaldi ? std::log(std::max(energy, std::numeric_limits<float>::epsilon()))
+    features[band] = alone ? std::log(std::max(energy, std::numeric_limits<float>::epsilon()))
                            : std::log(energy + 0x1p-24F);
   }
 }
 
-// What the first frame hears before the signal: its mirror image (Kaldi), or nothing.
+// What the first frame hears before the signal: its mirror image, or nothing (NeMo).
 void FbankStream::begin() {
   const std::size_t lead = fbank_->lead();
   std::vector<float> samples(lead + 1);
-  if (fbank_->kind() == Fbank::Kind::kKaldi) {
+  if (fbank_->kind() != Fbank::Kind::kNemo) {
     for (std::size_t i = 0; i < lead; ++i) samples[lead - i] = samples_[i];
   }
   samples.insert(samples.end(), samples_.begin(), samples_.end());

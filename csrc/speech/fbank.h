@@ -1,9 +1,10 @@
 // Fbank: log-mel features of a stream of 16 kHz audio, a frame every 10 ms from 25 ms of sound.
 //
-//   kKaldi  what icefall's models hear (kaldi-native-fbank, snip_edges = false, dither 0): a frame's mean is
-//           removed, pre-emphasis within the frame, Povey window, HTK mel bands of 20 to 7600 Hz, ln
-//   kNemo   what NeMo's hear (FilterbankFeatures without normalisation): pre-emphasis along the signal, Hann
-//           window, Slaney mel bands of 0 to 8000 Hz, ln(x + 2^-24)
+//   kKaldi    what icefall's models hear (kaldi-native-fbank, snip_edges = false, dither 0): a frame's mean is
+//             removed, pre-emphasis within the frame, Povey window, HTK mel bands of 20 to 7600 Hz, ln
+//   kNemo     what NeMo's hear (FilterbankFeatures without normalisation): pre-emphasis along the signal, Hann
+//             window, Slaney mel bands of 0 to 8000 Hz, ln(x + 2^-24)
+//   kLibrosa  what sherpa-onnx gives to NeMo's: frames, pre-emphasis and ln as Kaldi's, window and bands of NeMo's
 //
 // Threads: Fbank is immutable and shared; an FbankStream belongs to one thread at a time.
 //
@@ -23,7 +24,7 @@ namespace headrace {
 
 class Fbank {
  public:
-  enum class Kind : unsigned char { kKaldi, kNemo };
+  enum class Kind : unsigned char { kKaldi, kNemo, kLibrosa };
   static constexpr std::size_t kWindow = 400;  // samples
   static constexpr std::size_t kHop = 160;
   static constexpr std::size_t kTransform = 512;
@@ -33,7 +34,7 @@ class Fbank {
   Kind kind() const { return kind_; }
   std::size_t bands() const { return filters_.size(); }
   // Samples that the first frame begins before the signal.
-  std::size_t lead() const { return kind_ == Kind::kKaldi ? 120 : 200; }
+  std::size_t lead() const { return kind_ == Kind::kNemo ? 200 : 120; }
   // One frame from kWindow samples; `before` is the sample before them. `features`: bands() values.
   void compute(const float* samples, float before, float* features) const;
 

@@ -179,12 +179,9 @@ void StreamingCore::tell(StreamingStream& stream) {
   const Said now = said(stream);
   if (now.tokens.empty()) return;
   const double silent_ms = now.silence * stream.frame_ms;
+  const uint64_t heard = stream.chunks * networks_.encoder->shift() * Fbank::kHop;
   const double length_ms =
-      time_ms(stream,
-              static_cast<uint64_t>(static_cast<double>(stream.chunks) *
-                                    static_cast<double>(networks_.encoder->shift() * Fbank::kHop) *
-                                    kSampleMs / stream.frame_ms)) -
-      time_ms(stream, now.frames.front());
+      static_cast<double>(stream.origin + heard) * kSampleMs - time_ms(stream, now.frames.front());
   if (silent_ms >= stream.stop_ms || length_ms >= options_.max_utterance_ms) {
     show_final(stream);
     return;

@@ -241,8 +241,8 @@ class SpeechRecognizer:
         max_wait_ms: int = 1000,
     ) -> SpeechRecognizer:
         """A transducer, or without `decoder` and `joiner` a CTC network. Names and shapes:
-        csrc/speech/streaming_network.h, transducer_decoder.h; `features`: "kaldi" or "nemo"
-        (csrc/speech/fbank.h)."""
+        csrc/speech/streaming_network.h, transducer_decoder.h; `features`: "kaldi", "nemo" or
+        "librosa" (csrc/speech/fbank.h)."""
 
     @property
     def info(self) -> dict[str, Any]:

@@ -75,8 +75,8 @@ class StreamingModelConfig(_Part):
     family: Literal["zipformer", "nemo-ctc"]
     language: str = pydantic.Field("en-US", min_length=1)
     files: _StreamingFiles = _StreamingFiles()
-    # Log-mel features: as Kaldi (icefall) or NeMo make them.
-    features: Literal["kaldi", "nemo"]
+    # Log-mel features: as Kaldi (icefall), NeMo, or sherpa-onnx for NeMo makes them.
+    features: Literal["kaldi", "nemo", "librosa"]
     # Feature frames (10 ms) of a run of the encoder, and by which it moves on.
     chunk_frames: int = pydantic.Field(ge=1, le=4096)
     shift_frames: int = pydantic.Field(ge=1, le=4096)

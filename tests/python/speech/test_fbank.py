@@ -23,8 +23,8 @@ def voice(seconds: float, seed: int) -> Any:
     return samples.astype(np.float32)
 
 
-@pytest.mark.parametrize("bands", [40, 64, 80])
-def test_kaldi(bands: int) -> None:
+@pytest.mark.parametrize(("kind", "bands"), [("kaldi", 40), ("kaldi", 80), ("librosa", 80)])
+def test_as_kaldi_native_fbank(kind: str, bands: int) -> None:
     knf = pytest.importorskip("kaldi_native_fbank")
     options = knf.FbankOptions()
     options.frame_opts.dither = 0
@@ -33,11 +33,17 @@ def test_kaldi(bands: int) -> None:
     options.mel_opts.num_bins = bands
     options.mel_opts.low_freq = 20
     options.mel_opts.high_freq = -400
+    if kind == "librosa":
+        options.frame_opts.window_type = "hann"
+        options.frame_opts.remove_dc_offset = False
+        options.mel_opts.low_freq = 0
+        options.mel_opts.high_freq = 8000
+        options.mel_opts.is_librosa = True
     fbank = knf.OnlineFbank(options)
     samples = voice(1.3, 3)
     fbank.accept_waveform(RATE, samples.tolist())
     expected = np.stack([fbank.get_frame(i) for i in range(fbank.num_frames_ready)])
-    features = runtime.fbank(samples, kind="kaldi", bands=bands)
+    features = runtime.fbank(samples, kind=kind, bands=bands)
     assert features.shape == expected.shape
     np.testing.assert_allclose(features, expected, atol=2e-3)
     assert np.abs(features - expected).mean() < 2e-5
@@ -90,7 +96,7 @@ def test_what_is_too_short_has_no_frames() -> None:
 
 
 def test_bad_arguments() -> None:
-    with pytest.raises(ValueError, match="kaldi or nemo"):
+    with pytest.raises(ValueError, match="kaldi, nemo or librosa"):
         runtime.fbank(np.zeros(1, np.float32), kind="whisper")
     with pytest.raises(ValueError, match="bands"):
         runtime.fbank(np.zeros(1, np.float32), bands=0)
