@@ -5,7 +5,7 @@
 
 One line a file: engine size, seconds, how many Q and DQ it has; the parser's own words where it
 does not take one, and exit status 1. A free first dimension is 1 to --batch, others --least
-to --free.
+to --free. `headrace build` is the same for people who serve.
 """
 
 from __future__ import annotations
@@ -13,76 +13,28 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import time
 from pathlib import Path
 from typing import Any
 
-import tensorrt_rtx as trt
+from headrace.errors import HeadraceError
+from headrace.optimize.engines import Builder, EngineSpec, build, find_builder
 
 
-class RefusedError(Exception):
-    pass
-
-
-class _Log(trt.ILogger):  # type: ignore[misc]
-    """Keeps what is wrong, instead of printing it among the lines."""
-
-    def __init__(self) -> None:
-        trt.ILogger.__init__(self)
-        self.errors: list[str] = []
-
-    def log(self, severity: Any, message: str) -> None:
-        if severity in (trt.ILogger.ERROR, trt.ILogger.INTERNAL_ERROR):
-            self.errors.append(message)
-
-
-def profile_of(network: Any, builder: Any, batch: int, least: int, free: int) -> Any:
-    """Smallest, usual and largest shape of each input."""
-    profile = builder.create_optimization_profile()
-    for index in range(network.num_inputs):
-        tensor = network.get_input(index)
-        if -1 not in tensor.shape:
-            continue
-        shapes = []
-        for rows, others in ((1, least), (max(1, batch // 2), free), (batch, free)):
-            shapes.append(
-                [
-                    d if d >= 0 else (rows if at == 0 else others)
-                    for at, d in enumerate(tensor.shape)
-                ]
-            )
-        profile.set_shape(tensor.name, *shapes)
-    return profile
-
-
-def build(path: Path, targets: list[str], batch: int, least: int, free: int) -> dict[str, Any]:
-    log = _Log()
-    builder = trt.Builder(log)
-    network = builder.create_network(1 << int(trt.NetworkDefinitionCreationFlag.STRONGLY_TYPED))
-    parser = trt.OnnxParser(network, log)
-    if not path.is_file():
-        raise RefusedError("does not exist")
-    if not parser.parse(path.read_bytes()):
-        problems = [parser.get_error(i).desc() for i in range(parser.num_errors)]
-        raise RefusedError("; ".join(problems) or "; ".join(log.errors) or "does not parse")
-    config = builder.create_builder_config()
-    config.add_optimization_profile(profile_of(network, builder, batch, least, free))
-    config.num_compute_capabilities = len(targets)
-    for index, target in enumerate(targets):
-        config.set_compute_capability(trt.ComputeCapability.__members__[target], index)
-    start = time.perf_counter()
-    plan = builder.build_serialized_network(network, config)
-    if plan is None:
-        raise RefusedError("; ".join(log.errors) or "does not build")
-    kinds = [network.get_layer(i).type for i in range(network.num_layers)]
+def build_one(path: Path, spec: EngineSpec, builder: Builder) -> dict[str, Any]:
+    try:
+        built = build(path, spec, builder)
+    except HeadraceError as error:
+        if not spec.batch_sizes or "batch dimension" not in error.details:
+            raise
+        built = build(path, EngineSpec(free=spec.free, targets=spec.targets), builder)
     return {
         "file": str(path),
-        "targets": targets,
+        "targets": list(spec.targets),
         "onnx_bytes": path.stat().st_size,
-        "engine_bytes": plan.nbytes,
-        "seconds": round(time.perf_counter() - start, 2),
-        "quantize_layers": kinds.count(trt.LayerType.QUANTIZE),
-        "dequantize_layers": kinds.count(trt.LayerType.DEQUANTIZE),
+        "engine_bytes": len(built.plan),
+        "seconds": round(built.seconds, 2),
+        "quantize_layers": built.quantize_layers,
+        "dequantize_layers": built.dequantize_layers,
     }
 
 
@@ -95,27 +47,28 @@ def main() -> None:
     parser.add_argument("--least", type=int, default=2, help="the least that those may be")
     parser.add_argument("--json", action="store_true")
     arguments = parser.parse_args()
-    if unknown := set(arguments.target) - set(trt.ComputeCapability.__members__):
-        sys.exit(f"no target {min(unknown)}; {', '.join(trt.ComputeCapability.__members__)}")
+    builder = find_builder("tensorrt_rtx")
+    free = (arguments.least, arguments.free, arguments.free)
+    spec = EngineSpec((arguments.batch,), free, targets=tuple(arguments.target))
     failed = False
     results = []
     for path in arguments.files:
         try:
-            result = build(path, arguments.target, arguments.batch, arguments.least, arguments.free)
+            result = build_one(path, spec, builder)
             text = (
                 f"engine {result['engine_bytes'] / 1e6:.2f} MB of ONNX "
                 f"{result['onnx_bytes'] / 1e6:.2f} MB in {result['seconds']} s, "
                 f"{result['quantize_layers']} Q, {result['dequantize_layers']} DQ"
             )
-        except RefusedError as refused:
+        except HeadraceError as refused:
             failed = True
-            result = {"file": str(path), "refused": str(refused)}
-            text = f"refused: {refused}"
+            result = {"file": str(path), "refused": refused.details}
+            text = f"refused: {refused.details}"
         results.append(result)
         if not arguments.json:
             print(f"{path}: {text}", flush=True)
     if arguments.json:
-        print(json.dumps({"tensorrt_rtx": trt.__version__, "engines": results}, indent=2))
+        print(json.dumps({"tensorrt_rtx": builder.version, "engines": results}, indent=2))
     sys.exit(1 if failed else 0)
 
 

@@ -85,6 +85,7 @@ PYTHON_FLOORS = {
     "speech_cli": 6,
     "transcribe_cli": 7,
     "quantize_cli": 7,
+    "build_cli": 7,
     "cli": 8,
     "__main__": 9,
     "__init__": 10,

@@ -2,6 +2,7 @@
 
 #include "backends/callback/callback_backend.h"
 #include "backends/openvino/openvino_backend.h"
+#include "backends/tensorrt/tensorrt_backend.h"
 #include "bindings/bindings.h"
 #include "bindings/numpy_tensor.h"
 #include "bindings/python_status.h"
@@ -132,6 +133,34 @@ void bind_backends(py::module_& module) {
           "path"_a, py::kw_only(), "device"_a = "CPU", "instances"_a = 1, "threads"_a = 1,
           "cache_dir"_a = "", "low_priority"_a = false, "trusted_shapes"_a = false,
           "int8"_a = "exact", "properties"_a = std::map<std::string, std::string>());
+  py::class_<TensorRtBackend>(module, "TensorRtBackend")
+      .def(py::init<std::string>(), "library"_a = "libheadrace_tensorrt.so")
+      .def("device",
+           [](const TensorRtBackend& self) {
+             auto result = [&] {
+               const py::gil_scoped_release release;
+               return self.device();
+             }();
+             const TensorRtDevice device = value_or_raise(std::move(result));
+             return py::dict("runtime"_a = device.runtime, "version"_a = device.version,
+                             "gpu"_a = device.gpu,
+                             "compute_capability"_a = std::to_string(device.compute_major) + "." +
+                                                      std::to_string(device.compute_minor));
+           })
+      .def(
+          "load",
+          [](const TensorRtBackend& self, const std::string& path, bool graphs,
+             int64_t device_memory_limit) {
+            TensorRtLoadOptions options;
+            options.instance.graphs = graphs;
+            options.device_memory_limit = device_memory_limit;
+            auto result = [&] {
+              const py::gil_scoped_release release;
+              return self.load(path, options);
+            }();
+            return value_or_raise(std::move(result));
+          },
+          "path"_a, py::kw_only(), "graphs"_a = true, "device_memory_limit"_a = 0);
   module.def("callback_model", &callback_model, "callables"_a, "inputs"_a, "outputs"_a,
              py::kw_only(), "description"_a = "Python callable", "remake"_a = py::none());
 }

@@ -32,7 +32,10 @@ LinearActivation activation_of(const std::string& name) {
   if (name == "gelu") return LinearActivation::kGeluErf;
   if (name == "gelu_tanh") return LinearActivation::kGeluTanh;
   if (name == "silu") return LinearActivation::kSilu;
-  throw py::value_error("activation: one of none, relu, gelu, gelu_tanh, silu, not " + name);
+  if (name == "sigmoid") return LinearActivation::kSigmoid;
+  if (name == "tanh") return LinearActivation::kTanh;
+  throw py::value_error(
+      "activation: one of none, relu, gelu, gelu_tanh, silu, sigmoid, tanh, not " + name);
 }
 
 std::span<const float> bias_of(const std::optional<Floats>& bias) {

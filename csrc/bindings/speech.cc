@@ -12,6 +12,7 @@
 #include "speech/recognizer.h"
 #include "speech/segment_decoder.h"
 #include "speech/speech_engine.h"
+#include "speech/streaming_engine.h"
 
 namespace py = pybind11;
 using namespace py::literals;
@@ -106,6 +107,51 @@ SegmentOptions segment_options(std::vector<int64_t> prompt, int64_t eos,
   return options;
 }
 
+// What a streaming recogniser is made of, as Python gives it.
+struct StreamingParts {
+  std::shared_ptr<Model> encoder;
+  std::shared_ptr<Model> decoder;  // null: CTC
+  std::shared_ptr<Model> joiner;
+  std::string tokens;
+  int64_t blank = 0;
+  int64_t unknown = -1;
+  StreamingNetworkOptions network;
+  StreamingEngineOptions engine;
+};
+
+Result<std::shared_ptr<SpeechRecognizer>> make_streaming(StreamingParts parts) {
+  Result<TokenTable> table = TokenTable::load(parts.tokens);
+  if (!table) return table.error();
+  StreamingNetworks networks;
+  networks.blank = parts.blank;
+  auto encoder = StreamingNetwork::create(std::move(parts.network), std::move(parts.encoder));
+  if (!encoder) return encoder.error();
+  networks.encoder = *std::move(encoder);
+  if (parts.decoder != nullptr && parts.joiner != nullptr) {
+    auto transducer = TransducerNetwork::create(parts.blank, parts.unknown,
+                                                std::move(parts.decoder), std::move(parts.joiner));
+    if (!transducer) return transducer.error();
+    networks.transducer = *std::move(transducer);
+  }
+  return make_streaming_engine(std::move(parts.engine), std::move(networks), *std::move(table));
+}
+
+Fbank::Kind fbank_kind(const std::string& name) {
+  if (name == "kaldi") return Fbank::Kind::kKaldi;
+  if (name == "nemo") return Fbank::Kind::kNemo;
+  if (name == "librosa") return Fbank::Kind::kLibrosa;
+  throw py::value_error("features: kaldi, nemo or librosa");
+}
+
+py::array_t<float> fbank_of(const Samples& samples, const std::string& kind, std::size_t bands) {
+  if (bands < 3 || bands > 256) throw py::value_error("bands: 3 to 256");
+  FbankStream stream(std::make_shared<Fbank>(fbank_kind(kind), bands));
+  stream.push(span_of(samples));
+  py::array_t<float> features({stream.frames(), bands});
+  std::copy_n(stream.data(), stream.frames() * bands, features.mutable_data());
+  return features;
+}
+
 }  // namespace
 
 void bind_speech(py::module_& module) {
@@ -173,6 +219,50 @@ void bind_speech(py::module_& module) {
            "vad"_a, "tokens"_a, "prompt"_a, "eos"_a, "max_tokens_per_second"_a, "min_context_s"_a,
            "suppressed"_a = std::vector<int64_t>(), "suppressed_first"_a = std::vector<int64_t>(),
            "threads"_a = 1, "max_streams"_a = 1024, "max_batch"_a = 4, "max_wait_ms"_a = 1000)
+      .def_static(
+          "streaming",
+          [](std::string name, std::string language_code,
+             std::map<std::string, std::string> parameters, std::shared_ptr<Model> encoder,
+             std::shared_ptr<Model> decoder, std::shared_ptr<Model> joiner, std::string tokens,
+             int64_t blank, int64_t unknown, const std::string& features, std::size_t chunk_frames,
+             std::size_t shift_frames, std::map<std::string, std::vector<int64_t>> caches,
+             std::size_t paths, uint32_t stop_ms, uint32_t tail_ms, uint32_t threads,
+             std::size_t max_streams, std::size_t max_batch, uint32_t max_wait_ms) {
+            if ((decoder == nullptr) != (joiner == nullptr)) {
+              throw py::value_error("a transducer has a decoder and a joiner");
+            }
+            StreamingParts parts;
+            parts.encoder = std::move(encoder);
+            parts.decoder = std::move(decoder);
+            parts.joiner = std::move(joiner);
+            parts.tokens = std::move(tokens);
+            parts.blank = blank;
+            parts.unknown = unknown;
+            parts.network = {chunk_frames, shift_frames, std::move(caches)};
+            StreamingEngineOptions& engine = parts.engine;
+            engine.info.name = std::move(name);
+            engine.info.language_code = std::move(language_code);
+            engine.info.parameters = std::move(parameters);
+            engine.features = fbank_kind(features);
+            engine.paths = paths;
+            engine.stop_ms = stop_ms;
+            engine.tail_ms = tail_ms;
+            engine.threads = threads;
+            engine.max_streams = max_streams;
+            engine.max_batch = max_batch;
+            engine.max_wait = Milliseconds(max_wait_ms);
+            Result<std::shared_ptr<SpeechRecognizer>> made = [&] {
+              const py::gil_scoped_release release;
+              return make_streaming(std::move(parts));
+            }();
+            return value_or_raise(std::move(made));
+          },
+          py::kw_only(), "name"_a, "language_code"_a, "parameters"_a, "encoder"_a,
+          "decoder"_a = std::shared_ptr<Model>(), "joiner"_a = std::shared_ptr<Model>(), "tokens"_a,
+          "blank"_a = 0, "unknown"_a = -1, "features"_a = "kaldi", "chunk_frames"_a,
+          "shift_frames"_a, "caches"_a = std::map<std::string, std::vector<int64_t>>(),
+          "paths"_a = 1, "stop_ms"_a = 320, "tail_ms"_a = 800, "threads"_a = 1,
+          "max_streams"_a = 1024, "max_batch"_a = 8, "max_wait_ms"_a = 1000)
       .def_property_readonly("info",
                              [](const SpeechRecognizer& self) {
                                const SpeechModelInfo& info = self.info();
@@ -196,19 +286,24 @@ void bind_speech(py::module_& module) {
       .def(
           "open",
           [](const std::shared_ptr<SpeechRecognizer>& self, bool interim_results, bool word_times,
-             bool offline, int32_t stop_history_ms, int32_t stop_history_eou_ms) {
+             bool offline, int32_t stop_history_ms, int32_t stop_history_eou_ms,
+             const std::vector<std::pair<std::string, float>>& phrases) {
             SpeechOptions options;
             options.interim_results = interim_results;
             options.word_times = word_times;
             options.offline = offline;
             options.endpointing.stop_history_ms = stop_history_ms;
             options.endpointing.stop_history_eou_ms = stop_history_eou_ms;
+            for (const auto& [text, boost] : phrases) options.phrases.push_back({text, boost});
             auto answers = std::make_shared<Answers>();
             auto stream = value_or_raise(self->open(options, answers));
             return Conversation{self, std::move(answers), std::move(stream)};
           },
           py::kw_only(), "interim_results"_a = false, "word_times"_a = false, "offline"_a = false,
-          "stop_history_ms"_a = 0, "stop_history_eou_ms"_a = 0);
+          "stop_history_ms"_a = 0, "stop_history_eou_ms"_a = 0,
+          "phrases"_a = std::vector<std::pair<std::string, float>>());
+
+  module.def("fbank", &fbank_of, "samples"_a, py::kw_only(), "kind"_a = "kaldi", "bands"_a = 80);
 }
 
 }  // namespace headrace

@@ -11,8 +11,8 @@ struct Traits : Ymm {
   static constexpr std::size_t kRows = 3;  // x 3 vectors: what GCC keeps in 16 registers
 
   template <int R, int NV>
-  static void products(const Int8Panel& panel, const uint8_t* a, std::size_t stride,
-                       Ints (&sums)[R][NV]) {
+  [[gnu::always_inline]] static void products(const Int8Panel& panel, const uint8_t* a,
+                                              std::size_t stride, Ints (&sums)[R][NV]) {
     const Ints ones = _mm256_set1_epi16(1);
     zero<R, NV>(sums);
     const int8_t* w = panel.weights;
@@ -20,31 +20,27 @@ struct Traits : Ymm {
     for (uint32_t p = 0; p < panel.pairs; ++p) {
       const uint8_t* const a0 = a + order[0];
       const uint8_t* const a1 = a + order[1];
-#pragma GCC unroll 3
-      for (int r = 0; r < R; ++r) {
-        const Ints four0 = broadcast(a0 + r * stride);
-        const Ints four1 = broadcast(a1 + r * stride);
-#pragma GCC unroll 3
-        for (int v = 0; v < NV; ++v) {
+      each<R>([&]<int Q>() __attribute__((always_inline)) {
+        const Ints four0 = broadcast(a0 + Q * stride);
+        const Ints four1 = broadcast(a1 + Q * stride);
+        each<NV>([&]<int V>() __attribute__((always_inline)) {
           const Ints both =
-              _mm256_add_epi16(_mm256_maddubs_epi16(four0, load_ints(w + v * 32)),
-                               _mm256_maddubs_epi16(four1, load_ints(w + (NV + v) * 32)));
-          sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(both, ones));
-        }
-      }
+              _mm256_add_epi16(_mm256_maddubs_epi16(four0, load_ints(w + V * 32)),
+                               _mm256_maddubs_epi16(four1, load_ints(w + (NV + V) * 32)));
+          sums[Q][V] = _mm256_add_epi32(sums[Q][V], _mm256_madd_epi16(both, ones));
+        });
+      });
       w += 2 * NV * 32;
       order += 2;
     }
     for (uint32_t e = 2 * panel.pairs; e < panel.entries; ++e) {
-#pragma GCC unroll 3
-      for (int r = 0; r < R; ++r) {
-        const Ints four = broadcast(a + *order + r * stride);
-#pragma GCC unroll 3
-        for (int v = 0; v < NV; ++v) {
-          const Ints one = _mm256_maddubs_epi16(four, load_ints(w + v * 32));
-          sums[r][v] = _mm256_add_epi32(sums[r][v], _mm256_madd_epi16(one, ones));
-        }
-      }
+      each<R>([&]<int Q>() __attribute__((always_inline)) {
+        const Ints four = broadcast(a + *order + Q * stride);
+        each<NV>([&]<int V>() __attribute__((always_inline)) {
+          const Ints one = _mm256_maddubs_epi16(four, load_ints(w + V * 32));
+          sums[Q][V] = _mm256_add_epi32(sums[Q][V], _mm256_madd_epi16(one, ones));
+        });
+      });
       w += NV * 32;
       ++order;
     }
@@ -52,8 +48,9 @@ struct Traits : Ymm {
 };
 
 using Body = Int8Body<Traits>;
-constexpr Int8Table kTable = {Traits::kLanes, Body::quantise_dynamic, Body::quantise_static,
-                              Body::multiply};
+constexpr Int8Table kTable = {
+    Traits::kLanes, Body::quantise_dynamic, Body::quantise_static, Body::multiply,
+    Body::dot,      Body::activate_all,     Body::softmax};
 
 }  // namespace
 

@@ -7,7 +7,7 @@
 //
 // Sums are int32 and never saturate or wrap, so they are the same on every instruction set for equal u8
 // activations. Then y = fma(sum, row scale * channel scale, bias), and the activation function: GELU with
-// erf is within 1e-6 of the exact one, GELU with tanh and SiLU within 1e-6 relative.
+// erf, sigmoid and tanh are within 1e-6 of the exact ones, GELU with tanh and SiLU within 1e-6 relative.
 //
 // Odd values. A row with a NaN or (dynamic) an infinity answers NaN everywhere: never a plausible number.
 // Static activations clamp an infinity like any other value. A dynamic row whose largest value is below

@@ -69,6 +69,10 @@ float activate(LinearActivation activation, float x) {
       return x * sigmoid(1.5957691f * (x + 0.044715f * x * x * x));
     case LinearActivation::kSilu:
       return x * sigmoid(x);
+    case LinearActivation::kSigmoid:
+      return sigmoid(x);
+    case LinearActivation::kTanh:
+      return std::tanh(x);
   }
   return x;
 }
@@ -106,7 +110,29 @@ void multiply(const Int8Matrix& matrix, std::size_t first, std::size_t last, con
   }
 }
 
-constexpr Int8Table kTable = {kLanes, quantise_dynamic, quantise_static, multiply};
+float dot(const float* a, const float* b, std::size_t n) {
+  float sum = 0;
+  for (std::size_t i = 0; i < n; ++i) {
+    float x = 0;
+    std::memcpy(&x, a + i, sizeof(x));
+    sum += x * b[i];
+  }
+  return sum;
+}
+
+void activate_all(LinearActivation activation, float* y, std::size_t n) {
+  std::transform(y, y + n, y, [=](float x) { return activate(activation, x); });
+}
+
+void softmax(float* y, std::size_t n) {
+  const float high = *std::max_element(y, y + n);
+  float sum = 0;
+  for (std::size_t i = 0; i < n; ++i) sum += y[i] = std::exp(y[i] - high);
+  for (std::size_t i = 0; i < n; ++i) y[i] /= sum;
+}
+
+constexpr Int8Table kTable = {kLanes, quantise_dynamic, quantise_static, multiply,
+                              dot,    activate_all,     softmax};
 
 }  // namespace
 

@@ -10,7 +10,7 @@
 
 namespace headrace {
 
-enum class LinearActivation : uint8_t { kNone, kRelu, kGeluErf, kGeluTanh, kSilu };
+enum class LinearActivation : uint8_t { kNone, kRelu, kGeluErf, kGeluTanh, kSilu, kSigmoid, kTanh };
 
 // How a row became u8: x = (u8 - zero_point) * scale. scale NaN: the row had a NaN or (dynamic) an
 // infinity.
@@ -61,6 +61,11 @@ struct Int8Table {
   // the zero points go there instead.
   void (*multiply)(const Int8Matrix& matrix, std::size_t first, std::size_t last,
                    const Int8Rows& rows, float* y, int32_t* raw);
+  // What the small layers between INT8 ones take (linear_chain.h). `a` need not be aligned.
+  float (*dot)(const float* a, const float* b, std::size_t n);
+  void (*activate)(LinearActivation activation, float* y, std::size_t n);
+  // exp(y - max) / sum of them, `n` values in place. A NaN among them makes all NaN.
+  void (*softmax)(float* y, std::size_t n);
 };
 
 // Null: not in this build.

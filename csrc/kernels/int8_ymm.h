@@ -8,6 +8,8 @@
 #include <cstdint>
 #include <cstring>
 
+#include "kernels/int8_body.h"
+
 namespace headrace {
 namespace {
 
@@ -90,10 +92,11 @@ struct Ymm {
   }
 
   template <int R, int NV>
-  static void zero(Ints (&sums)[R][NV]) {
-    for (int r = 0; r < R; ++r) {
-      for (int v = 0; v < NV; ++v) sums[r][v] = _mm256_setzero_si256();
-    }
+  [[gnu::always_inline]] static void zero(Ints (&sums)[R][NV]) {
+    each<R>([&]<int Q>() __attribute__((always_inline)) {
+      each<NV>([&]<int V>()
+                   __attribute__((always_inline)) { sums[Q][V] = _mm256_setzero_si256(); });
+    });
   }
 };
 

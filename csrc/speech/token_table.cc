@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <charconv>
+#include <cmath>
 #include <fstream>
 #include <iterator>
 #include <optional>
@@ -83,13 +84,24 @@ Result<TokenTable> TokenTable::parse(std::string_view text) {
     if (!line.empty() && line.back() == '\r') line.remove_suffix(1);
     if (line.empty()) continue;
     const auto refuse = [&] {
-      return Status::invalid_argument("line " + std::to_string(number) +
-                                      ": expected base64, a space and a token id");
+      return Status::invalid_argument(
+          "line " + std::to_string(number) +
+          ": expected base64, a space and a token id (and perhaps a space "
+          "and a score)");
     };
     const std::size_t space = line.find(' ');
     if (space == std::string_view::npos) return refuse();
     std::optional<std::string> bytes = decode_base64(line.substr(0, space));
-    const std::string_view digits = line.substr(space + 1);
+    const std::string_view rest = line.substr(space + 1);
+    const std::size_t gap = rest.find(' ');
+    const std::string_view digits = rest.substr(0, gap);
+    float score = -1;
+    if (gap != std::string_view::npos) {
+      const char* const stop_at = rest.data() + rest.size();
+      const auto parsed = std::from_chars(rest.data() + gap + 1, stop_at, score);
+      if (parsed.ec != std::errc() || parsed.ptr != stop_at || !std::isfinite(score))
+        return refuse();
+    }
     int64_t id = -1;
     const auto [stop, error] = std::from_chars(digits.data(), digits.data() + digits.size(), id);
     if (!bytes || error != std::errc() || stop != digits.data() + digits.size() || id < 0 ||
@@ -97,8 +109,12 @@ Result<TokenTable> TokenTable::parse(std::string_view text) {
       return refuse();
     }
     const auto index = static_cast<std::size_t>(id);
-    if (table.bytes_.size() <= index) table.bytes_.resize(index + 1);
+    if (table.bytes_.size() <= index) {
+      table.bytes_.resize(index + 1);
+      table.scores_.resize(index + 1, -1);
+    }
     table.bytes_[index] = *std::move(bytes);
+    table.scores_[index] = score;
   }
   if (table.bytes_.empty()) return Status::invalid_argument("no tokens");
   return table;

@@ -158,6 +158,17 @@ class OpenVinoBackend:
         shapes come from our own code, not inferred through the graph first. `int8`: "off", "exact",
         "dynamic" or "auto": which linear layers run on our INT8 kernels."""
 
+class TensorRtBackend:
+    """Engines of TensorRT, through a library of its own."""
+
+    def __init__(self, library: str = "libheadrace_tensorrt.so") -> None: ...
+    def device(self) -> dict[str, str]:
+        """runtime: "tensorrt" or "tensorrt_rtx"; version, gpu, compute_capability ("9.0"): what
+        engines have to be of. Raises UnavailableError naming what is missing."""
+
+    def load(self, path: str, *, graphs: bool = True, device_memory_limit: int = 0) -> Model:
+        """`device_memory_limit`: bytes of all instances together, 0: none."""
+
 @final
 class SpeechStream:
     """A stream of audio that is becoming text. One thread at a time, but for `next`."""
@@ -205,6 +216,34 @@ class SpeechRecognizer:
     ) -> None:
         """`tokens` is a file. The networks' names and shapes: csrc/speech/segment_network.h."""
 
+    @staticmethod
+    def streaming(
+        *,
+        name: str,
+        language_code: str,
+        parameters: Mapping[str, str],
+        encoder: Model,
+        decoder: Model | None = None,
+        joiner: Model | None = None,
+        tokens: str,
+        blank: int = 0,
+        unknown: int = -1,
+        features: str = "kaldi",
+        chunk_frames: int,
+        shift_frames: int,
+        caches: Mapping[str, Sequence[int]] = {},
+        paths: int = 1,
+        stop_ms: int = 320,
+        tail_ms: int = 800,
+        threads: int = 1,
+        max_streams: int = 1024,
+        max_batch: int = 8,
+        max_wait_ms: int = 1000,
+    ) -> SpeechRecognizer:
+        """A transducer, or without `decoder` and `joiner` a CTC network. Names and shapes:
+        csrc/speech/streaming_network.h, transducer_decoder.h; `features`: "kaldi", "nemo" or
+        "librosa" (csrc/speech/fbank.h)."""
+
     @property
     def info(self) -> dict[str, Any]:
         """name, language_code, offline, streaming, parameters."""
@@ -220,7 +259,12 @@ class SpeechRecognizer:
         offline: bool = False,
         stop_history_ms: int = 0,
         stop_history_eou_ms: int = 0,
-    ) -> SpeechStream: ...
+        phrases: Sequence[tuple[str, float]] = (),
+    ) -> SpeechStream:
+        """`phrases`: texts to prefer, each with its boost."""
+
+def fbank(samples: Array, *, kind: str = "kaldi", bands: int = 80) -> Array:
+    """Log-mel features (frames, bands) of 16 kHz samples (csrc/speech/fbank.h)."""
 
 @final
 class Int8Linear:
@@ -229,7 +273,8 @@ class Int8Linear:
     def __init__(
         self, weights: Array, bias: Array | None = None, *, activation: str = "none"
     ) -> None:
-        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh or silu."""
+        """`weights` (outputs, inputs) float32; none, relu, gelu, gelu_tanh, silu, sigmoid or
+        tanh."""
 
     @staticmethod
     def from_quantized(

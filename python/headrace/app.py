@@ -288,6 +288,7 @@ class Server:
                     self.manager.response_cache,
                     self._traces,
                     self._people,
+                    self.manager.engines,
                 ),
                 runtime.histogram_bounds_ns(),
                 runtime.__version__,

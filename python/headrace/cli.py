@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 import typer
 
 from headrace import (
+    build_cli,
     calibrate_cli,
     feedback_cli,
     human_cli,
@@ -56,6 +57,7 @@ app.command()(rules_cli.rules)
 app.command()(calibrate_cli.calibrate)
 app.command()(transcribe_cli.transcribe)
 app.command()(quantize_cli.quantize)
+app.command()(build_cli.build)
 
 # typer reads annotations at run time and Python 3.10 has no `X | None` in Annotated there.
 OptionalInt = Optional[int]  # noqa: UP045
@@ -370,7 +372,7 @@ def serve(
 
 @app.command()
 def models(url: Url = "localhost:8001", as_json: AsJson = False, timeout: Timeout = 10.0) -> None:
-    """List the server's models: versions, states, batching, averages."""
+    """List the server's models: versions, states, what they run on and why, batching, averages."""
     from headrace.client import Client
 
     with Client(url, timeout_s=timeout) as client:
@@ -385,24 +387,24 @@ def models(url: Url = "localhost:8001", as_json: AsJson = False, timeout: Timeou
     from rich.table import Table
 
     table = Table(box=None, pad_edge=False, header_style="bold")
-    for heading in ("model", "version", "state", "platform", "batching"):
+    for heading in ("model", "version", "state", "backend", "batching"):
         table.add_column(heading)
     for heading in ("instances", "requests", "failed", "avg queue", "avg infer"):
         table.add_column(heading, justify="right")
-    table.add_column("reason")
+    table.add_column("why")
     for row in rows:
         table.add_row(
             row["name"],
             row["version"],
             row["state"] or "not loaded",
-            row["platform"],
+            row["backend"] or row["platform"],
             row["batching"],
             str(row["instances"] or ""),
             str(row["requests"]) if row["requests"] is not None else "",
             str(row["failed"]) if row["failed"] is not None else "",
             _micros(row["average_queue_us"]),
             _micros(row["average_infer_us"]),
-            row["reason"],
+            "; ".join(text for text in (row["reason"], row["why"]) if text),
         )
     # Piped: whole lines, nothing cut to a window that is not there.
     Console(width=None if sys.stdout.isatty() else 1000).print(table)
@@ -424,6 +426,8 @@ def _model_rows(client: Client) -> list[dict[str, Any]]:
             "state": entry.state,
             "reason": entry.reason,
             "platform": "",
+            "backend": "",
+            "why": "",
             "batching": "",
             "instances": None,
             "requests": None,
@@ -439,6 +443,8 @@ def _model_rows(client: Client) -> list[dict[str, Any]]:
                     raise
             else:
                 row["platform"] = config.platform or config.backend
+                row["backend"] = config.parameters["headrace.backend"].string_value
+                row["why"] = config.parameters["headrace.why"].string_value
                 row["batching"] = _batching(config)
                 row["instances"] = sum(group.count for group in config.instance_group)
         numbers = statistics.get((entry.name, entry.version))

@@ -220,7 +220,14 @@ def _optional(module: str, what: str, package: str) -> Finding:
 
 
 def _tensorrt() -> Finding:
-    version = _version("tensorrt") or _version("tensorrt-rtx")
-    if version is None:
-        return Finding("backends", "tensorrt", "info", "not installed; not used by this version")
-    return Finding("backends", "tensorrt", "info", f"{version} installed; not used by this version")
+    installed = [f"{name} {v}" for name in ("tensorrt", "tensorrt-rtx") if (v := _version(name))]
+    builder = f"engines are built by {', '.join(installed)}" if installed else "builds no engines"
+    try:
+        from headrace.control.tensorrt_models import TensorRt
+
+        device = TensorRt().device()
+    except Exception as error:  # whatever is missing is the finding
+        text = str(getattr(error, "details", error)).split(". ")[0]
+        return Finding("backends", "tensorrt", "info", f"executes no engines ({text}); {builder}")
+    text = f"{device.runtime} {device.version} on {device.name}; {builder}"
+    return Finding("backends", "tensorrt", "ok", text)

@@ -35,6 +35,7 @@ try:
         SpeechRecognizer,
         SpeechServable,
         SpeechStream,
+        TensorRtBackend,
         TensorSpec,
         TlsOptions,
         Traffic,
@@ -42,6 +43,7 @@ try:
         available_cores,
         callback_model,
         decode_audio,
+        fbank,
         histogram_bounds_ns,
         plan_cores,
     )
@@ -82,6 +84,7 @@ __all__ = [
     "SpeechRecognizer",
     "SpeechServable",
     "SpeechStream",
+    "TensorRtBackend",
     "TensorSpec",
     "TlsOptions",
     "Traffic",
@@ -89,6 +92,7 @@ __all__ = [
     "available_cores",
     "callback_model",
     "decode_audio",
+    "fbank",
     "histogram_bounds_ns",
     "plan_cores",
 ]

@@ -28,7 +28,8 @@ def add(
         str,
         typer.Argument(
             help="moonshine-base-en, whisper-tiny.en, or a folder: Moonshine or Whisper as "
-            "Optimum, sherpa-onnx or CTranslate2 (faster-whisper) export them."
+            "Optimum, sherpa-onnx or CTranslate2 (faster-whisper) export them; a streaming "
+            "zipformer or NeMo CTC model as sherpa-onnx has it."
         ),
     ],
     model_repository: Annotated[
@@ -51,16 +52,19 @@ def add(
     """Write a model repository entry from weights that are on this machine."""
     from headrace.repository.names import check_model_name
     from headrace.speech.entry import write_entry
-    from headrace.speech.sources import NAMED, find_folder, find_package, find_vad
+    from headrace.speech.sources import NAMED, Found, find_folder, find_package, find_vad
+    from headrace.speech.streaming import STREAMING_LAYOUTS
 
     if model_version < 1:
         raise InvalidArgumentError(f"--model-version is {model_version}; versions start at 1")
     if source in NAMED:
         layout, package = NAMED[source]
-        found, vad = find_package(package, layout), find_vad()
+        found = find_package(package, layout)
+        vad: Found | None = find_vad()
         name = name or source
     else:
-        found, vad = find_folder(Path(source)), find_vad(Path(source))
+        found = find_folder(Path(source))
+        vad = None if found.layout in STREAMING_LAYOUTS else find_vad(Path(source))
         name = name or Path(source).resolve().name
     check_model_name(name)
     started = time.monotonic()
@@ -86,7 +90,9 @@ def add(
     print(
         f"{written.folder}: {written.family}, {kind} ({sizes}), {time.monotonic() - started:.1f} s"
     )
-    if check:
+    if check and vad is None:
+        print("--check: streaming models are checked by headrace transcribe")
+    elif check:
         _check(written.folder, Path(check))
     print(f"\nServe it:   headrace serve --model-repository {model_repository}")
     print(f"Use it:     headrace transcribe FILE --server localhost:8001 --model {name}")

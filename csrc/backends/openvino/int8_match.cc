@@ -316,6 +316,10 @@ void match_activation(LinearMatch& match) {
   } else if (ov::is_type<ov::op::v4::Swish>(next) &&
              (next->get_input_size() == 1 || is_scalar(next->input_value(1), 1))) {
     found = LinearActivation::kSilu;
+  } else if (ov::is_type<ov::op::v0::Sigmoid>(next)) {
+    found = LinearActivation::kSigmoid;
+  } else if (ov::is_type<ov::op::v0::Tanh>(next)) {
+    found = LinearActivation::kTanh;
   }
   if (found == LinearActivation::kNone) return;
   match.activation = found;

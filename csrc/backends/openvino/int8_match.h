@@ -1,6 +1,6 @@
 // Finds linear layers in an OpenVINO graph: MatMul by constant weights, with what follows it and can be
 // part of the same operator: a scalar factor and a bias (ONNX Gemm arrives as those), then ReLU, GELU
-// (one operator or spelled out with Erf) or SiLU.
+// (one operator or spelled out with Erf), SiLU, Sigmoid or Tanh.
 #pragma once
 
 #include <memory>

@@ -39,6 +39,8 @@ class Int8Linear : public ov::op::Op {
   bool has_evaluate() const override { return true; }
   bool evaluate(ov::TensorVector& outputs, const ov::TensorVector& inputs) const override;
 
+  const std::vector<std::shared_ptr<const PackedLinear>>& layers() const { return layers_->layers; }
+
  private:
   std::shared_ptr<const Int8Layers> layers_;
 };

@@ -14,20 +14,14 @@
 namespace headrace {
 namespace {
 
-// Layers with fewer weights gain nothing.
-constexpr std::size_t kLeastWeights = 1024;
-
-// Without VNNI, OpenVINO multiplies u8 by s8 with an instruction that saturates.
-bool openvino_saturates() { return best_isa() == Isa::kAvx2; }
-
 struct Chosen {
   LinearMatch match;
   std::shared_ptr<const PackedLinear> layer;
 };
 
 // Null: not to be had (weights that are no numbers, say); the layer stays as it is.
-std::shared_ptr<const PackedLinear> pack(const LinearMatch& match) {
-  const PackOptions options{.activation = match.activation};
+std::shared_ptr<const PackedLinear> pack(const LinearMatch& match, Isa isa) {
+  const PackOptions options{.activation = match.activation, .isa = isa};
   std::optional<Result<PackedLinear>> packed;
   if (match.quantised) {
     QuantisedWeights weights = *match.quantised;
@@ -46,18 +40,18 @@ std::shared_ptr<const PackedLinear> pack(const LinearMatch& match) {
 
 class Chooser {
  public:
-  Chooser(ov::Core& core, Int8Mode mode, const ov::AnyMap& config, std::size_t threads)
-      : core_(core), mode_(mode), config_(config), threads_(threads) {}
+  Chooser(ov::Core& core, Int8Mode mode, const ov::AnyMap& config, std::size_t threads, Isa isa)
+      : core_(core), mode_(mode), config_(config), threads_(threads), isa_(isa) {}
 
   // Whether to replace, and by what.
   std::shared_ptr<const PackedLinear> choose(const LinearMatch& match, Int8Rewritten& done) {
-    const bool must = match.is_exact() && openvino_saturates();
+    const bool must = match.is_exact() && openvino_saturates(isa_);
     if ((mode_ == Int8Mode::kExact && !must) ||
-        (!match.is_exact() && match.inputs * match.outputs < kLeastWeights)) {
+        (!match.is_exact() && match.inputs * match.outputs < kLeastInt8Weights)) {
       ++done.other;
       return nullptr;
     }
-    std::shared_ptr<const PackedLinear> layer = pack(match);
+    std::shared_ptr<const PackedLinear> layer = pack(match, isa_);
     if (!layer) {
       ++done.other;
       return nullptr;
@@ -80,18 +74,16 @@ class Chooser {
                                 match.quantised.has_value(), rows);
     const auto found = measured_.find(key);
     if (found != measured_.end()) return found->second;
-    const bool faster = int8_speedup(core_, match, layer, config_, threads_) > kLeastSpeedup;
+    const bool faster = int8_speedup(core_, match, layer, config_, threads_) > kLeastInt8Speedup;
     measured_.emplace(key, faster);
     return faster;
   }
-
-  // Accuracy is worth something too.
-  static constexpr double kLeastSpeedup = 1.1;
 
   ov::Core& core_;
   const Int8Mode mode_;
   const ov::AnyMap& config_;
   const std::size_t threads_;
+  const Isa isa_;
   std::map<std::tuple<std::size_t, std::size_t, LinearActivation, bool, bool, std::string>, bool>
       measured_;
 };
@@ -123,11 +115,11 @@ Result<Int8Mode> parse_int8_mode(const std::string& text) {
 }
 
 Int8Rewritten rewrite_int8(ov::Core& core, const std::shared_ptr<ov::Model>& model, Int8Mode mode,
-                           const ov::AnyMap& config, std::size_t threads) {
+                           const ov::AnyMap& config, std::size_t threads, Isa isa) {
   Int8Rewritten done;
-  if (mode == Int8Mode::kOff || best_isa() == Isa::kReference) return done;
-  if (mode == Int8Mode::kExact && !openvino_saturates()) return done;
-  Chooser chooser(core, mode, config, threads);
+  if (mode == Int8Mode::kOff || isa == Isa::kReference) return done;
+  if (mode == Int8Mode::kExact && !openvino_saturates(isa)) return done;
+  Chooser chooser(core, mode, config, threads, isa);
   // Those that read the same tensor the same way become one operator: it is quantised once.
   std::vector<std::vector<Chosen>> groups;
   std::size_t matmuls = 0;
@@ -155,7 +147,7 @@ Int8Rewritten rewrite_int8(ov::Core& core, const std::shared_ptr<ov::Model>& mod
   for (const std::vector<Chosen>& group : groups) replace(group, threads);
   if (!groups.empty()) model->validate_nodes_and_infer_types();
   if (done.exact + done.dynamic + done.slower > 0) {
-    done.summary = std::string("int8 (") + isa_name(best_isa()) +
+    done.summary = std::string("int8 (") + isa_name(isa) +
                    "): " + std::to_string(done.exact + done.dynamic) + " of " +
                    std::to_string(matmuls) + " MatMuls";
     if (done.exact > 0 && done.dynamic > 0) {

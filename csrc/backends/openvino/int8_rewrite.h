@@ -13,6 +13,7 @@
 #include <openvino/runtime/core.hpp>
 
 #include "base/status.h"
+#include "kernels/int8_isa.h"
 
 namespace headrace {
 
@@ -35,9 +36,17 @@ struct Int8Rewritten {
   std::string summary;
 };
 
-// `config` is what the model will be compiled with, for one instance of `threads`. May throw what
+// Float layers with fewer weights stay float: they gain nothing.
+inline constexpr std::size_t kLeastInt8Weights = 1024;
+// kAuto wants more than this: accuracy is worth something too.
+inline constexpr double kLeastInt8Speedup = 1.1;
+
+// Without VNNI, OpenVINO multiplies u8 by s8 with an instruction that saturates.
+inline bool openvino_saturates(Isa isa) { return isa == Isa::kAvx2; }
+
+// `isa`: the kernels'. `config` is what the model will be compiled with, for one instance of `threads`. May throw what
 // OpenVINO throws.
 Int8Rewritten rewrite_int8(ov::Core& core, const std::shared_ptr<ov::Model>& model, Int8Mode mode,
-                           const ov::AnyMap& config, std::size_t threads);
+                           const ov::AnyMap& config, std::size_t threads, Isa isa);
 
 }  // namespace headrace

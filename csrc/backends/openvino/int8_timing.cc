@@ -1,7 +1,6 @@
 #include "backends/openvino/int8_timing.h"
 
 #include <algorithm>
-#include <chrono>
 #include <cmath>
 #include <map>
 #include <random>
@@ -15,9 +14,6 @@
 
 namespace headrace {
 namespace {
-
-constexpr int kSlices = 5;
-constexpr std::chrono::microseconds kSlice{300};
 
 std::shared_ptr<ov::Model> as_model(const ov::Output<ov::Node>& y,
                                     const std::shared_ptr<ov::op::v0::Parameter>& x) {
@@ -50,24 +46,6 @@ std::shared_ptr<ov::Model> native(const LinearMatch& match, bool open) {
   return as_model(copies.at(match.y), x)->clone();  // leaves no readers at the graph's constants
 }
 
-struct Candidate {
-  ov::CompiledModel compiled;
-  ov::InferRequest request;
-  double best = 1e30;  // seconds a run
-
-  void slice() {
-    const auto start = std::chrono::steady_clock::now();
-    auto now = start;
-    int runs = 0;
-    do {
-      request.infer();
-      ++runs;
-      now = std::chrono::steady_clock::now();
-    } while (now - start < kSlice);
-    best = std::min(best, std::chrono::duration<double>(now - start).count() / runs);
-  }
-};
-
 }  // namespace
 
 double int8_speedup(ov::Core& core, const LinearMatch& match,
@@ -82,48 +60,48 @@ double int8_speedup(ov::Core& core, const LinearMatch& match,
   const auto op = std::make_shared<Int8Linear>(
       x, std::make_shared<const Int8Layers>(std::vector<std::shared_ptr<const PackedLinear>>{layer},
                                             threads));
-  Candidate candidates[2];
-  candidates[0].compiled = core.compile_model(native(match, open), "CPU", own);
-  candidates[1].compiled = core.compile_model(as_model(op, x), "CPU", own);
-  std::vector<ov::Shape> shapes;
-  if (fixed) {
-    shapes.push_back(match.x.get_shape());
-  } else {
-    for (const std::size_t rows : {1, 16, 128}) {
-      ov::Shape shape(match.x.get_partial_shape().size(), 1);
-      for (std::size_t i = 0; i < shape.size(); ++i) {
-        const ov::Dimension& dim = match.x.get_partial_shape()[i];
-        if (dim.is_static()) shape[i] = static_cast<std::size_t>(dim.get_length());
-      }
-      // The last open dimension before the inputs: the sequence, or else the batch.
-      for (std::size_t i = shape.size() - 1; i-- > 0;) {
-        if (match.x.get_partial_shape()[i].is_dynamic()) {
-          shape[i] = rows;
-          break;
-        }
-      }
-      shape.back() = match.inputs;
-      shapes.push_back(std::move(shape));
-    }
-  }
+  ov::CompiledModel theirs = core.compile_model(native(match, open), "CPU", own);
+  ov::CompiledModel ours = core.compile_model(as_model(op, x), "CPU", own);
+  const std::vector<ov::Shape> shapes = shapes_to_time(match.x.get_partial_shape(), match.inputs);
   double logarithms = 0;
   for (const ov::Shape& shape : shapes) {
-    ov::Tensor data(ov::element::f32, shape);
-    std::mt19937 random(1);
-    std::normal_distribution<float> value(0, 1);
-    std::generate_n(data.data<float>(), data.get_size(), [&] { return value(random); });
-    for (Candidate& candidate : candidates) {
-      candidate.request = candidate.compiled.create_infer_request();
-      candidate.request.set_input_tensor(data);
-      candidate.request.infer();
-      candidate.best = 1e30;
-    }
-    for (int slice = 0; slice < kSlices; ++slice) {
-      for (Candidate& candidate : candidates) candidate.slice();
-    }
-    logarithms += std::log(candidates[0].best / candidates[1].best);
+    const ov::Tensor data = random_tensor(shape);
+    ov::InferRequest their_run = theirs.create_infer_request();
+    ov::InferRequest our_run = ours.create_infer_request();
+    their_run.set_input_tensor(data);
+    our_run.set_input_tensor(data);
+    logarithms += std::log(speed_ratio([&] { their_run.infer(); }, [&] { our_run.infer(); }));
   }
   return std::exp(logarithms / static_cast<double>(shapes.size()));
+}
+
+std::vector<ov::Shape> shapes_to_time(const ov::PartialShape& shape, std::size_t inputs) {
+  if (shape.is_static()) return {shape.to_shape()};
+  std::vector<ov::Shape> shapes;
+  for (const std::size_t rows : {1, 16, 128}) {
+    ov::Shape one(shape.size(), 1);
+    for (std::size_t i = 0; i < one.size(); ++i) {
+      if (shape[i].is_static()) one[i] = static_cast<std::size_t>(shape[i].get_length());
+    }
+    // The last open dimension before the inputs: the sequence, or else the batch.
+    for (std::size_t i = one.size() - 1; i-- > 0;) {
+      if (shape[i].is_dynamic()) {
+        one[i] = rows;
+        break;
+      }
+    }
+    one.back() = inputs;
+    shapes.push_back(std::move(one));
+  }
+  return shapes;
+}
+
+ov::Tensor random_tensor(const ov::Shape& shape) {
+  ov::Tensor tensor(ov::element::f32, shape);
+  std::mt19937 random(1);
+  std::normal_distribution<float> value(0, 1);
+  std::generate_n(tensor.data<float>(), tensor.get_size(), [&] { return value(random); });
+  return tensor;
 }
 
 }  // namespace headrace

@@ -17,6 +17,8 @@
 #include <openvino/runtime/properties.hpp>
 
 #include "backends/openvino/int8_rewrite.h"
+#include "backends/openvino/linear_chain_instance.h"
+#include "backends/openvino/linear_chain_match.h"
 #include "backends/openvino/onnx_names.h"
 #include "backends/openvino/openvino_error.h"
 #include "backends/openvino/openvino_instance.h"
@@ -200,10 +202,12 @@ struct Slots {
 class OpenVinoModel final : public Model {
  public:
   OpenVinoModel(OpenVinoSignature signature, std::shared_ptr<ShapeCheck> shape_check,
-                std::vector<ov::CompiledModel> compiled, std::string description)
+                std::vector<ov::CompiledModel> compiled, std::optional<DirectChain> direct,
+                std::string description)
       : shape_check_(std::move(shape_check)),
         signature_(std::make_shared<OpenVinoSignature>(std::move(signature))),
         slots_(std::make_shared<Slots>()),
+        direct_(std::move(direct)),
         description_(std::move(description)) {
     slots_->uses.assign(compiled.size(), 0);
     slots_->compiled = std::move(compiled);
@@ -226,8 +230,11 @@ class OpenVinoModel final : public Model {
       const std::lock_guard lock(slots->mutex);
       --slots->uses[slot];
     });
-    return std::unique_ptr<Instance>(std::make_unique<OpenVinoInstance>(
-        signature_, shape_check_, slots_->compiled[slot], std::move(lease)));
+    std::unique_ptr<Instance> instance = std::make_unique<OpenVinoInstance>(
+        signature_, shape_check_, slots_->compiled[slot], std::move(lease));
+    if (!direct_) return instance;
+    return std::unique_ptr<Instance>(std::make_unique<LinearChainInstance>(
+        direct_->chain, signature_->inputs.front(), direct_->most_rows, std::move(instance)));
   } catch (...) {
     return caught_openvino_status(StatusCode::kInternal, "cannot make an OpenVINO infer request");
   }
@@ -236,6 +243,7 @@ class OpenVinoModel final : public Model {
   std::shared_ptr<ShapeCheck> shape_check_;
   std::shared_ptr<const OpenVinoSignature> signature_;
   std::shared_ptr<Slots> slots_;
+  std::optional<DirectChain> direct_;
   std::string description_;
 };
 
@@ -364,6 +372,7 @@ struct Read {
   std::shared_ptr<ShapeCheck> shape_check;
   bool shared;  // by all instances
   Int8Rewritten int8;
+  std::optional<DirectChain> chain;  // may run without OpenVINO
 };
 
 Result<Read> read_to_compile(ov::Core& core, const std::string& path,
@@ -374,14 +383,20 @@ Result<Read> read_to_compile(ov::Core& core, const std::string& path,
   if (!signature) return signature.error();
   auto shape_check = options.trusted_shapes ? nullptr : std::make_shared<ShapeCheck>(**model);
   Int8Rewritten int8;
+  std::optional<DirectChain> chain;
   if (options.device == "CPU") {
-    int8 = rewrite_int8(core, *model, *parse_int8_mode(options.int8),
-                        compile_config(options, 1, options.threads), options.threads);
+    const Int8Mode mode = *parse_int8_mode(options.int8);
+    const Isa isa = options.int8_isa;
+    const bool direct = options.direct_chains != DirectChains::kNever;
+    const auto before = direct ? before_rewrite(**model, mode, isa) : nullptr;
+    int8 = rewrite_int8(core, *model, mode, compile_config(options, 1, options.threads),
+                        options.threads, isa);
+    if (direct) chain = find_chain(core, **model, int8, before, mode, isa);
   }
   // INT8 weights are shared in any case.
   const bool shared = options.device != "CPU" || constant_bytes(**model) > kSharedWeightsBytes;
   return Read{std::move(*model), std::move(*signature), std::move(shape_check), shared,
-              std::move(int8)};
+              std::move(int8),   std::move(chain)};
 }
 
 std::vector<ov::CompiledModel> compile(ov::Core& core, const Read& read,
@@ -469,10 +484,13 @@ Result<std::shared_ptr<Model>> OpenVinoBackend::load(const std::string& path,
     compiled = compile(core, **read, options);
     (*read)->model.reset();  // freed here too
   });
-  std::string description = describe_model(options, compiled.front(), (*read)->int8.summary);
+  const bool always = options.direct_chains == DirectChains::kAlways;
+  const std::string int8 = choose_chain((*read)->chain, compiled.front(), (*read)->int8,
+                                        *parse_int8_mode(options.int8), always);
+  std::string description = describe_model(options, compiled.front(), int8);
   return std::shared_ptr<Model>(std::make_shared<OpenVinoModel>(
       std::move((*read)->signature), std::move((*read)->shape_check), std::move(compiled),
-      std::move(description)));
+      std::move((*read)->chain), std::move(description)));
 } catch (...) {
   return caught_openvino_status(StatusCode::kInvalidArgument, "cannot compile '" + path + "'");
 }

@@ -39,8 +39,13 @@
 #include <string>
 
 #include "backends/backend.h"
+#include "kernels/int8_isa.h"
 
 namespace headrace {
+
+// Where models run that are only a chain of linear layers (kernels/linear_chain.h) of which our INT8
+// kernels can compute some: kFaster: without OpenVINO for as many rows as that measures faster.
+enum class DirectChains : uint8_t { kNever, kFaster, kAlways };
 
 struct OpenVinoOptions {
   std::string device = "CPU";
@@ -58,6 +63,9 @@ struct OpenVinoOptions {
   // saturate (no VNNI). "dynamic": all, float ones too. "auto": those that measure faster. Compiled
   // models with such layers are not kept in cache_dir: it would lack their weights.
   std::string int8 = "exact";
+  // Other than the defaults: for tests and benchmarks.
+  Isa int8_isa = best_isa();
+  DirectChains direct_chains = DirectChains::kFaster;
   // Passed on to compile_model as they are, after ours ("INFERENCE_PRECISION_HINT": "bf16").
   std::map<std::string, std::string> properties = {};
 };

@@ -76,9 +76,18 @@ class TensorRtEngine {
   virtual Result<std::unique_ptr<TensorRtContext>> make_context() = 0;
 };
 
-// libheadrace_tensorrt.so has two functions. Both sides are built from one tree: a number says so.
-inline constexpr int kTensorRtAbi = 1;
-using TensorRtAbiFunction = int();  // headrace_tensorrt_abi
+// What the library executes with, and where: an engine is of exactly these.
+struct TensorRtDevice {
+  std::string runtime;  // "tensorrt" or "tensorrt_rtx", as the Python packages that build engines
+  std::string version;  // "11.1.0"
+  std::string gpu;      // "NVIDIA H200"
+  int compute_major = 0, compute_minor = 0;
+};
+
+// libheadrace_tensorrt.so has three functions. Both sides are built from one tree: a number says so.
+inline constexpr int kTensorRtAbi = 2;
+using TensorRtAbiFunction = int();                       // headrace_tensorrt_abi
+using TensorRtDeviceFunction = Status(TensorRtDevice*);  // headrace_tensorrt_device
 using TensorRtOpenFunction =
     Status(const std::string& path,
            std::shared_ptr<TensorRtEngine>* engine);  // headrace_tensorrt_open

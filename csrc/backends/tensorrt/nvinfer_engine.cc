@@ -243,6 +243,20 @@ class Engine final : public TensorRtEngine {
   TensorRtSignature signature_;
 };
 
+// Whose engines these are, and which version's.
+#ifdef TRT_MAJOR_RTX
+constexpr const char* kRuntime = "tensorrt_rtx";
+constexpr const char* kRuntimeName = "TensorRT-RTX ";
+#else
+constexpr const char* kRuntime = "tensorrt";
+constexpr const char* kRuntimeName = "TensorRT ";
+#endif
+
+std::string runtime_version() {
+  return std::to_string(NV_TENSORRT_MAJOR) + "." + std::to_string(NV_TENSORRT_MINOR) + "." +
+         std::to_string(NV_TENSORRT_PATCH);
+}
+
 Result<TensorRtSignature> signature_of(const trt::ICudaEngine& engine, int device) {
   TensorRtSignature signature;
   for (int i = 0; i < engine.getNbIOTensors(); ++i) {
@@ -276,11 +290,23 @@ Result<TensorRtSignature> signature_of(const trt::ICudaEngine& engine, int devic
   signature.context_bytes = engine.getDeviceMemorySizeV2();
   cudaDeviceProp properties{};
   const bool known = cudaGetDeviceProperties(&properties, device) == cudaSuccess;
-  signature.description = "TensorRT " + std::to_string(NV_TENSORRT_MAJOR) + "." +
-                          std::to_string(NV_TENSORRT_MINOR) + " on " +
+  signature.description = kRuntimeName + runtime_version() + " on " +
                           (known ? properties.name : "an unknown device") + ", " +
                           std::to_string(signature.profiles.size()) + " profile(s)";
   return signature;
+}
+
+Status describe_device(TensorRtDevice* device) {
+  int current = 0;
+  cudaDeviceProp properties{};
+  cudaError_t error = cudaGetDevice(&current);
+  if (error == cudaSuccess) error = cudaGetDeviceProperties(&properties, current);
+  if (error != cudaSuccess) {
+    cudaGetLastError();
+    return Status::unavailable(std::string("no CUDA device: ") + cudaGetErrorString(error));
+  }
+  *device = {kRuntime, runtime_version(), properties.name, properties.major, properties.minor};
+  return {};
 }
 
 Status open_engine(const std::string& path, std::shared_ptr<TensorRtEngine>* engine) {
@@ -313,6 +339,17 @@ Status open_engine(const std::string& path, std::shared_ptr<TensorRtEngine>* eng
 
 extern "C" __attribute__((visibility("default"))) int headrace_tensorrt_abi() {
   return headrace::kTensorRtAbi;
+}
+
+__attribute__((visibility("default"))) headrace::Status headrace_tensorrt_describe_device(
+    headrace::TensorRtDevice* device) __asm__("headrace_tensorrt_device");
+
+headrace::Status headrace_tensorrt_describe_device(headrace::TensorRtDevice* device) {
+  try {
+    return headrace::describe_device(device);
+  } catch (const std::exception& error) {
+    return headrace::Status::internal(error.what());
+  }
 }
 
 __attribute__((visibility("default"))) headrace::Status headrace_tensorrt_open_engine(

@@ -40,25 +40,51 @@ std::shared_ptr<Model> tensorrt_model(std::shared_ptr<TensorRtEngine> engine,
 
 TensorRtBackend::TensorRtBackend(std::string library) : library_(std::move(library)) {}
 
-Result<std::shared_ptr<Model>> TensorRtBackend::load(const std::string& path,
-                                                     const TensorRtLoadOptions& options) const {
+namespace {
+
+struct Library {
+  TensorRtDeviceFunction* device = nullptr;
+  TensorRtOpenFunction* open = nullptr;
+};
+
+Result<Library> open_library(const std::string& name) {
   // Never closed: CUDA does not survive it. A second dlopen of the same library is a look-up.
-  void* const library = dlopen(library_.c_str(), RTLD_NOW | RTLD_LOCAL);
+  void* const library = dlopen(name.c_str(), RTLD_NOW | RTLD_LOCAL);
   if (library == nullptr) {
     const char* const why = dlerror();
-    return Status::unavailable("cannot load '" + path +
-                               "': no TensorRT backend: " + (why == nullptr ? "unknown" : why) +
+    return Status::unavailable(std::string("no TensorRT backend: ") +
+                               (why == nullptr ? "unknown" : why) +
                                ". It is built where TensorRT_ROOT names TensorRT (docs/CUDA.md)");
   }
   auto* const abi = reinterpret_cast<TensorRtAbiFunction*>(dlsym(library, "headrace_tensorrt_abi"));
-  auto* const open =
-      reinterpret_cast<TensorRtOpenFunction*>(dlsym(library, "headrace_tensorrt_open"));
-  if (abi == nullptr || open == nullptr || abi() != kTensorRtAbi) {
-    return Status::unavailable("cannot load '" + path + "': " + library_ +
+  Library found{
+      reinterpret_cast<TensorRtDeviceFunction*>(dlsym(library, "headrace_tensorrt_device")),
+      reinterpret_cast<TensorRtOpenFunction*>(dlsym(library, "headrace_tensorrt_open"))};
+  if (abi == nullptr || found.device == nullptr || found.open == nullptr || abi() != kTensorRtAbi) {
+    return Status::unavailable("no TensorRT backend: " + name +
                                " is not of this version of Headrace");
   }
+  return found;
+}
+
+}  // namespace
+
+Result<TensorRtDevice> TensorRtBackend::device() const {
+  Result<Library> library = open_library(library_);
+  if (!library) return library.error();
+  TensorRtDevice device;
+  if (Status status = library->device(&device); !status.ok()) return status;
+  return device;
+}
+
+Result<std::shared_ptr<Model>> TensorRtBackend::load(const std::string& path,
+                                                     const TensorRtLoadOptions& options) const {
+  Result<Library> library = open_library(library_);
+  if (!library) {
+    return Status::unavailable("cannot load '" + path + "': " + library.error().message());
+  }
   std::shared_ptr<TensorRtEngine> engine;
-  if (Status status = open(path, &engine); !status.ok()) return status;
+  if (Status status = library->open(path, &engine); !status.ok()) return status;
   return tensorrt_model(std::move(engine), options);
 }
 

@@ -24,6 +24,8 @@ class TensorRtBackend {
  public:
   // `library`: found by the dynamic linker when it has no slash.
   explicit TensorRtBackend(std::string library = "libheadrace_tensorrt.so");
+  // UNAVAILABLE, saying what is missing: the library, or a GPU.
+  Result<TensorRtDevice> device() const;
   // NOT_FOUND, INVALID_ARGUMENT (no engine of this TensorRT and GPU), UNAVAILABLE, RESOURCE_EXHAUSTED.
   Result<std::shared_ptr<Model>> load(const std::string& path,
                                       const TensorRtLoadOptions& options) const;

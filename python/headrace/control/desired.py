@@ -35,6 +35,8 @@ from headrace.repository.scan import ModelEntry, find_model, scan_model
 
 __all__ = ["DesiredState", "Wanted"]
 
+_REMEMBERED = 1000
+
 
 @dataclass(frozen=True)
 class Wanted:
@@ -57,6 +59,7 @@ class DesiredState:
         self.kept_out = lambda entry, policy: frozenset()
         self._lock = threading.Lock()
         self._demands: dict[str, tuple[int, int]] = {}  # model -> (instances, threads); by _lock
+        self._refined: dict[str, str] = {}  # fingerprints; by _lock
 
     def expect(self, entry: ModelEntry) -> None:
         """This model will be loaded: its cores are counted from now on."""
@@ -67,6 +70,13 @@ class DesiredState:
         """It is not served any more: others may have its cores."""
         with self._lock:
             self._demands.pop(name, None)
+
+    def refine(self, fingerprint: str, refined: str) -> None:
+        """What was loaded as `fingerprint` is served, from the same files, as `refined` now."""
+        with self._lock:
+            self._refined[fingerprint] = refined
+            if len(self._refined) > _REMEMBERED:
+                del self._refined[next(iter(self._refined))]
 
     def plan(self, name: str, config: model_config.ModelConfig) -> Plan:
         """Threads an instance of this model, beside every other model that is served or asked
@@ -116,8 +126,10 @@ class DesiredState:
         numbers = sorted(needed | self._kept_warm(entry.name, policy, allowed, max(selected)))
         with self._lock:
             self._demands[entry.name] = demand
+            refined = dict(self._refined)
         settings = f"{entry.path}/{entry.config_fingerprint}/{tag}/{policy.fingerprint}"
         fingerprints = {n: f"{settings}/{entry.version_fingerprints[n]}" for n in numbers}
+        fingerprints = {n: refined.get(key, key) for n, key in fingerprints.items()}
         return Wanted(entry, config, fingerprints, policy, resources)
 
     def _kept_warm(

@@ -2,7 +2,7 @@
 first (so that the configuration can be completed from it) and then loads.
 
     opened = Loaders(engine="auto", cache_dir="").open(source)
-    model = opened.load(config, instances=1, threads=2)
+    loaded = opened.load(config, instances=1, threads=2)     # loaded.model
 
 Runtimes are imported when a model needs them, never before.
 """
@@ -10,11 +10,12 @@ Runtimes are imported when a model needs them, never before.
 from __future__ import annotations
 
 import importlib.util
+import tempfile
 import threading
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 from headrace import runtime
 from headrace.errors import (
@@ -26,11 +27,27 @@ from headrace.logs import get_logger
 from headrace.protocol import model_config
 from headrace.repository.artifact import Artifact, OnnxEngine, engines
 
-__all__ = ["Loaders", "OpenedModel", "Source"]
+if TYPE_CHECKING:
+    from headrace.control.engine_builds import EngineBuilds, EngineJob
+    from headrace.control.tensorrt_models import EngineRuntime
+
+__all__ = ["LoadedModel", "Loaders", "OpenedModel", "Source"]
 
 _log = get_logger("control")
 
 _INT8_MODES = ("off", "exact", "dynamic", "auto")  # csrc/backends/openvino/int8_rewrite.h
+
+# config.pbtxt `parameters` that are for others.
+_OURS = frozenset(
+    {
+        "INFERENCE_NUM_THREADS",
+        "auto_tolerance",
+        "engine_free_dims",
+        "int8",
+        "intra_op_thread_count",
+        "onnx_engine",
+    }
+)
 
 # config.pbtxt `parameters` that are handed to OpenVINO as they are.
 _OPENVINO_PROPERTIES = frozenset(
@@ -65,6 +82,19 @@ class Source:
         return f"model '{self.model}' version {self.version}"
 
 
+@dataclass(frozen=True)
+class LoadedModel:
+    """`closers` are called after the version has closed. `why` says to people why it runs on what
+    it runs on, where that was a choice. `on_cpu`: threads may make it faster. `engine`: what is to
+    be built and to take its place."""
+
+    model: runtime.Model
+    closers: list[Callable[[], None]] = field(default_factory=list)
+    why: str = ""
+    on_cpu: bool = True
+    engine: EngineJob | None = None
+
+
 class OpenedModel(Protocol):
     """An artifact whose signature was read."""
 
@@ -87,9 +117,8 @@ class OpenedModel(Protocol):
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
-        """Compiles or instantiates. Also answers what is to be called after the version has
-        closed."""
+    ) -> LoadedModel:
+        """Compiles or instantiates."""
 
 
 class Loaders:
@@ -99,7 +128,17 @@ class Loaders:
     onnxruntime (where installed) for what OpenVINO cannot read or compile.
     """
 
-    def __init__(self, *, engine: OnnxEngine = "auto", cache_dir: str = "") -> None:
+    def __init__(
+        self,
+        *,
+        engine: OnnxEngine = "auto",
+        cache_dir: str = "",
+        builds: EngineBuilds | None = None,
+    ) -> None:
+        """`builds`: builds TensorRT's engines; without, there is no `backend: "tensorrt"`."""
+        self._builds = builds
+        self._tensorrt: EngineRuntime | None = None  # made at first use
+        self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._engine = engine
         self._cache_dir = cache_dir
         self._lock = threading.Lock()
@@ -108,7 +147,11 @@ class Loaders:
     def open(self, source: Source) -> OpenedModel:
         """Raises InvalidArgumentError, NotFoundError or UnavailableError, naming the file and the
         fix."""
+        if source.artifact.backend == "tensorrt":
+            return self._open_tensorrt(source)
         candidates = engines(source.artifact, source.config, self._engine)
+        if source.config.backend == "auto":
+            return self._open_measured(source, candidates)
         if "openvino" in candidates:
             _int8(source, source.config)  # here, since onnxruntime would take what fails later
         if candidates == ("openvino", "onnxruntime"):
@@ -132,8 +175,58 @@ class Loaders:
                 self._openvino = runtime.OpenVinoBackend()
             return self._openvino
 
-    def _open_openvino(self, source: Source) -> OpenedModel:
-        return _OpenedOpenVino(source, self.openvino(), self._cache_dir)
+    def _open_tensorrt(self, source: Source) -> OpenedModel:
+        from headrace.control import tensorrt_models
+
+        if self._builds is None:
+            raise UnavailableError(f"{source}: nobody builds engines here")
+        with self._lock:
+            if self._tensorrt is None:
+                self._tensorrt = tensorrt_models.TensorRt()
+        path = source.artifact.path
+        onnx = path if path.suffix == ".onnx" else path.with_name("model.onnx")
+        if path != onnx:
+            try:
+                return tensorrt_models.OpenedPlan(source, self._tensorrt)
+            except (InvalidArgumentError, UnavailableError) as error:
+                if not onnx.is_file():
+                    raise type(error)(
+                        f"{source}: {path} cannot be executed: {error.details}. The model.onnx "
+                        "that it was built from, beside it, would be served instead"
+                    ) from error
+                _log.warning("%s: %s is not used: %s", source, path, error.details)
+        source = replace(source, artifact=Artifact("tensorrt", onnx))
+        return tensorrt_models.OpenedTensorRt(
+            source, self._tensorrt, self._builds, self._open_instead
+        )
+
+    def _open_instead(self, source: Source) -> OpenedModel:
+        """Who serves an ONNX file while there is no engine."""
+        as_onnx = replace(source, artifact=Artifact("onnxruntime", source.artifact.path))
+        try:
+            return self.open(as_onnx)
+        except HeadraceError as error:
+            raise type(error)(
+                f"{error.details}; nothing else can serve it until it has an engine: make its "
+                "model.plan with `headrace build --place`"
+            ) from error
+
+    def _open_openvino(self, source: Source, int8: str = "") -> OpenedModel:
+        """`int8`: instead of what the configuration says."""
+        return _OpenedOpenVino(source, self.openvino(), self._cache_dir, int8)
+
+    def _open_converted(self, source: Source) -> OpenedModel:
+        """A torch.export program on OpenVINO."""
+        from headrace.control.torch_models import import_torch
+        from headrace.control.torch_openvino import convert
+
+        with self._lock:
+            if not self._cache_dir and self._temporary is None:
+                self._temporary = tempfile.TemporaryDirectory(prefix="headrace-converted-")
+            folder = self._temporary.name if self._temporary is not None else self._cache_dir
+        path = source.artifact.path
+        xml = convert(import_torch(str(path)), path, Path(folder) / "converted")
+        return self._open_openvino(replace(source, artifact=Artifact("openvino", xml)), "exact")
 
     def _open_onnxruntime(self, source: Source) -> OpenedModel:
         if importlib.util.find_spec("onnxruntime") is None:
@@ -163,6 +256,42 @@ class Loaders:
             return other
         return _WithFallback(source, opened, self._open_onnxruntime) if fallback else opened
 
+    def _open_measured(self, source: Source, engines: tuple[str, ...]) -> OpenedModel:
+        """`backend: "auto"`. The first candidate is the reference."""
+        from headrace.control.auto_backend import Candidate, OpenedAuto, tolerance
+        from headrace.control.decisions import Decisions
+
+        given = tolerance(source)
+        said = "int8" in source.config.parameters
+        int8 = _int8(source, source.config)
+        if int8 in ("dynamic", "auto") and given is None:
+            raise InvalidArgumentError(
+                f'{source}: backend "auto" and parameters["int8"] "{int8}": give "auto_tolerance", '
+                "the relative error that INT8 may have"
+            )
+        candidates: list[Candidate] = []
+        if "openvino" in engines:
+            base = int8 if int8 == "off" else "exact"
+            candidates.append(Candidate("openvino", lambda: self._open_openvino(source, base)))
+        if "onnxruntime" in engines and (
+            importlib.util.find_spec("onnxruntime") is not None or len(engines) == 1
+        ):
+            candidates.append(Candidate("onnxruntime", lambda: self._open_onnxruntime(source)))
+        if "openvino" in engines and given is not None and (not said or int8 != base):
+            mode = int8 if said else "dynamic"
+            candidates.append(
+                Candidate(f"openvino int8 {mode}", lambda: self._open_openvino(source, mode))
+            )
+        if "pytorch" in engines:
+            from headrace.control.torch_models import OpenedTorchModel
+
+            candidates.append(Candidate("pytorch", lambda: OpenedTorchModel(source)))
+            if source.artifact.path.suffix == ".pt2":
+                candidates.append(
+                    Candidate("openvino converted", lambda: self._open_converted(source))
+                )
+        return OpenedAuto(source, candidates, Decisions(self._cache_dir), given)
+
 
 def _warn_fallback(source: Source, verb: str, error: HeadraceError) -> None:
     _log.warning(
@@ -176,8 +305,11 @@ def _warn_fallback(source: Source, verb: str, error: HeadraceError) -> None:
 class _OpenedOpenVino:
     runs_user_code = False
 
-    def __init__(self, source: Source, backend: runtime.OpenVinoBackend, cache_dir: str) -> None:
+    def __init__(
+        self, source: Source, backend: runtime.OpenVinoBackend, cache_dir: str, int8: str = ""
+    ) -> None:
         self._source = source
+        self._mode = int8
         self._backend = backend
         self._cache_dir = cache_dir
         self.config = source.config
@@ -187,7 +319,7 @@ class _OpenedOpenVino:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         model = self._backend.load(
             str(self._source.artifact.path),
             device="CPU",
@@ -195,10 +327,10 @@ class _OpenedOpenVino:
             threads=threads,
             cache_dir=self._cache_dir,
             low_priority=self._source.low_priority,
-            int8=_int8(self._source, config),
+            int8=self._mode or _int8(self._source, config),
             properties=_openvino_properties(self._source, config),
         )
-        return model, []
+        return LoadedModel(model)
 
 
 def _openvino_properties(source: Source, config: model_config.ModelConfig) -> dict[str, str]:
@@ -206,7 +338,7 @@ def _openvino_properties(source: Source, config: model_config.ModelConfig) -> di
     for key, value in config.parameters.items():
         if key in _OPENVINO_PROPERTIES:
             properties[key] = value.string_value
-        elif key not in ("INFERENCE_NUM_THREADS", "intra_op_thread_count", "onnx_engine", "int8"):
+        elif key not in _OURS and not key.startswith("headrace."):
             _log.warning("%s: parameter '%s' is not used by the OpenVINO backend", source, key)
     return properties
 
@@ -242,7 +374,7 @@ class _WithFallback:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         try:
             return self._first.load(config, instances=instances, threads=threads)
         except HeadraceError as error:

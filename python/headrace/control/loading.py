@@ -10,14 +10,14 @@ import threading
 import time
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
 
 from headrace import runtime
 from headrace.control.fallbacks import guard, hedge
 from headrace.control.instances import Told
-from headrace.control.loaders import Loaders, OpenedModel, Source
+from headrace.control.loaders import LoadedModel, Loaders, OpenedModel, Source
 from headrace.control.signature import (
     admission_policy,
     batch_policy,
@@ -114,8 +114,12 @@ class VersionLoader:
             low_priority=low_priority,
         )
         opened = self._loaders.open(source)
+        defaults = self._defaults
+        # Without a GPU another backend serves; PyTorch knows best what it finds.
+        if artifact.backend in ("tensorrt", "pytorch"):
+            defaults = replace(defaults, gpus=1)
         completed = complete(
-            opened.config, entry.name, artifact, opened.inputs, opened.outputs, self._defaults
+            opened.config, entry.name, artifact, opened.inputs, opened.outputs, defaults
         )
         validate(completed)
         for text in unused_settings(completed):
@@ -123,12 +127,11 @@ class VersionLoader:
 
         def warm(threads: int) -> _Warm:
             planned = Plan(plan.instances, threads)
-            model, closers = opened.load(completed, instances=plan.instances, threads=threads)
+            loaded = opened.load(completed, instances=plan.instances, threads=threads)
             return _warmed(
                 completed,
                 number,
-                model,
-                closers,
+                loaded,
                 planned,
                 opened=opened,
                 entry=entry,
@@ -147,6 +150,10 @@ class VersionLoader:
                 warmed = self._with_best_threads(entry.name, plan, warm)
             else:
                 warmed = warm(plan.threads)
+        # For whoever asks for the configuration (`headrace models`).
+        completed.parameters["headrace.backend"].string_value = warmed.version.description
+        if warmed.loaded.why:
+            completed.parameters["headrace.why"].string_value = warmed.loaded.why
         return _started(
             completed,
             policy,
@@ -210,7 +217,14 @@ def load_callable(
     policy = ModelPolicy()
     plan = Plan(len(functions), 1)
     warmed = _warmed(
-        config, number, model, [], plan, opened=None, entry=None, policy=policy, told=told
+        config,
+        number,
+        LoadedModel(model),
+        plan,
+        opened=None,
+        entry=None,
+        policy=policy,
+        told=told,
     )
     return _started(
         config, policy, number, warmed, entry=None, fingerprint="", began=began, desk=None
@@ -222,7 +236,7 @@ class _Warm:
     """A version that may be started."""
 
     version: runtime.ModelVersion
-    closers: list[Callable[[], None]]
+    loaded: LoadedModel
     plan: Plan
     sample: dict[str, runtime.Array] | None  # the last that it ran; None: it ran nothing
     low_priority: bool = False
@@ -250,13 +264,15 @@ class _Warm:
 
     def close(self) -> None:
         self.version.close(drain=False)
-        for close in self.closers:
+        for close in self.loaded.closers:
             close()
 
 
 def _without_needless_threads(planned: _Warm, warm: Callable[[int], _Warm]) -> _Warm:
     """The same with one thread an instance if that is about as fast. The workers of a runtime spin
     between runs, which costs more than a small model itself."""
+    if not planned.loaded.on_cpu:
+        return planned
     try:
         seconds = planned.run_seconds()
         if seconds is None or seconds > _SMALL_RUN_SECONDS:
@@ -281,8 +297,7 @@ def _without_needless_threads(planned: _Warm, warm: Callable[[int], _Warm]) -> _
 def _warmed(
     config: model_config.ModelConfig,
     number: int,
-    model: runtime.Model,
-    closers: list[Callable[[], None]],
+    loaded: LoadedModel,
     plan: Plan,
     *,
     opened: OpenedModel | None,
@@ -298,7 +313,7 @@ def _warmed(
     try:
         version = runtime.ModelVersion(
             model_spec(config, number, labels),
-            model,
+            loaded.model,
             policy=batch_policy(config, policy.slo),
             instances=plan.instances,
             admission=admission_policy(policy.admission),
@@ -310,10 +325,10 @@ def _warmed(
     except BaseException:
         if version is not None:
             version.close(drain=False)
-        for close in closers:
+        for close in loaded.closers:
             close()
         raise
-    return _Warm(version, closers, plan, sample, low_priority)
+    return _Warm(version, loaded, plan, sample, low_priority)
 
 
 def _started(
@@ -350,7 +365,8 @@ def _started(
         threads=warmed.plan.threads,
         load_seconds=time.monotonic() - began,
         path=entry.path / str(number) if entry is not None else None,
-        on_close=warmed.closers,
+        on_close=warmed.loaded.closers,
+        engine=warmed.loaded.engine,
     )
 
 

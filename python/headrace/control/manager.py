@@ -28,6 +28,8 @@ from typing import Literal
 from headrace import runtime
 from headrace.control.background import Background
 from headrace.control.desired import DesiredState, Wanted
+from headrace.control.engine_builds import EngineBuilds
+from headrace.control.engine_swaps import EngineSwaps
 from headrace.control.instances import InstanceWatch
 from headrace.control.loaders import Loaders
 from headrace.control.loading import Infer, VersionLoader, load_callable
@@ -44,6 +46,7 @@ from headrace.errors import (
     UnavailableError,
 )
 from headrace.logs import get_logger
+from headrace.optimize.engine_cache import EngineCache
 from headrace.protocol import model_config
 from headrace.repository.artifact import OnnxEngine
 from headrace.repository.model_config import Defaults
@@ -95,8 +98,13 @@ class ModelManager:
             if options.response_cache_bytes > 0
             else None
         )
+        self.engines = EngineBuilds(
+            EngineCache(Path(options.cache_dir) / "engines") if options.cache_dir else None,
+            threads=max(1, self._cores // 4),
+            changed=lambda job, state, text: self._engine_swaps.changed(job, state, text),
+        )
         loader = VersionLoader(
-            Loaders(engine=options.onnx_engine, cache_dir=options.cache_dir),
+            Loaders(engine=options.onnx_engine, cache_dir=options.cache_dir, builds=self.engines),
             Defaults(
                 max_batch_size=options.default_max_batch_size, onnx_engine=options.onnx_engine
             ),
@@ -116,6 +124,10 @@ class ModelManager:
             self._background,
             at_a_time=max(2, self._cores),
             on_event=on_event,
+            on_engine=lambda wanted, loaded: self._engine_swaps.follow(wanted, loaded),
+        )
+        self._engine_swaps = EngineSwaps(
+            self.engines, self.registry, self.desired, self._swapper, self._background
         )
         self._watch: Watch | None = None
         self._poll_stop = threading.Event()
@@ -362,6 +374,7 @@ class ModelManager:
         self.begin_stop()
         if self._poll_thread is not None:
             self._poll_thread.join(timeout_s)
+        self.engines.stop()
         served = True
         for name in self.registry.names():
             with self.registry.turn(name) as record:

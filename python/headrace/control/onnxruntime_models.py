@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import onnxruntime
 
 from headrace import runtime
+from headrace.control.loaders import LoadedModel
 from headrace.control.signature import plan_text
 from headrace.errors import InternalError, InvalidArgumentError, UnimplementedError
 from headrace.protocol import model_config
@@ -76,7 +77,7 @@ class OpenedOnnxRuntime:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         sessions = [self._first] if threads == 1 and self._first is not None else []
         self._first = None
         while len(sessions) < instances:
@@ -90,7 +91,7 @@ class OpenedOnnxRuntime:
             description=f"onnxruntime {onnxruntime.__version__} CPU, {plan}",
             remake=lambda _: _Instance(_session(self._path, threads), self.inputs, self.outputs),
         )
-        return model, []
+        return LoadedModel(model)
 
 
 class _Instance:

@@ -31,6 +31,7 @@ from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
 from headrace import runtime
+from headrace.control.loaders import LoadedModel
 from headrace.control.signature import datatype_number, declare, plan_text, tensor_specs
 from headrace.errors import HeadraceError, InternalError, InvalidArgumentError
 from headrace.logs import get_logger
@@ -174,7 +175,7 @@ class OpenedPythonModel:
 
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
-    ) -> tuple[runtime.Model, list[Callable[[], None]]]:
+    ) -> LoadedModel:
         closers: dict[int, Callable[[], None]] = {}
 
         def make(index: int) -> Any:
@@ -212,7 +213,7 @@ class OpenedPythonModel:
         except BaseException:
             close_all()
             raise
-        return model, [close_all]
+        return LoadedModel(model, [close_all])
 
     def _instantiate(self, config: model_config.ModelConfig, index: int, threads: int) -> Any:
         if self._model is None:

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from headrace import runtime
+from headrace.control.engine_builds import EngineBuilds
 from headrace.control.people import People
 from headrace.control.registry import Registry
 from headrace.control.rollouts import Rollouts
@@ -29,7 +30,9 @@ class Readings:
         cache: runtime.ResponseCache | None = None,
         exporter: TraceExporter | None = None,
         people: People | None = None,
+        engines: EngineBuilds | None = None,
     ) -> None:
+        self._engines = engines
         self._core = core
         self._registry = registry
         self._rollouts = rollouts
@@ -60,6 +63,7 @@ class Readings:
 
     def versions(self) -> Sequence[VersionSample]:
         samples: list[VersionSample] = []
+        engines = self._engines.states() if self._engines is not None else {}
         for model, rows in sorted(self._registry.rows().items()):
             ready = {str(loaded.number): loaded for loaded in self._registry.ready_versions(model)}
             parts = traffic(self._registry.route(model), list(ready.values()))
@@ -76,6 +80,7 @@ class Readings:
                         share=share,
                         instances=loaded.instances if loaded else 0,
                         threads=loaded.threads if loaded else 0,
+                        engine=engines.get((model, loaded.number), "") if loaded else "",
                     )
                 )
         return samples

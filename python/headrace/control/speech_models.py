@@ -16,7 +16,12 @@ import yaml  # type: ignore[import-untyped, unused-ignore]
 from headrace import runtime
 from headrace.errors import HeadraceError, InvalidArgumentError, NotFoundError
 
-__all__ = ["SpeechModelConfig", "load_speech", "read_speech_config"]
+__all__ = [
+    "SpeechModelConfig",
+    "StreamingModelConfig",
+    "load_speech",
+    "read_speech_config",
+]
 
 _TokenId = Annotated[int, pydantic.Field(ge=0, lt=1 << 20, strict=True)]
 
@@ -56,7 +61,47 @@ class SpeechModelConfig(_Part):
     max_wait_ms: int = pydantic.Field(1000, ge=1, le=60_000)
 
 
-def read_speech_config(folder: Path) -> SpeechModelConfig:
+class _StreamingFiles(_Part):
+    encoder: str = "encoder.onnx"
+    # Of transducers.
+    decoder: str | None = None
+    joiner: str | None = None
+    tokens: str = "tokens.txt"
+
+
+class StreamingModelConfig(_Part):
+    """`speech.yaml` of the streaming family."""
+
+    family: Literal["zipformer", "nemo-ctc"]
+    language: str = pydantic.Field("en-US", min_length=1)
+    files: _StreamingFiles = _StreamingFiles()
+    # Log-mel features: as Kaldi (icefall), NeMo, or sherpa-onnx for NeMo makes them.
+    features: Literal["kaldi", "nemo", "librosa"]
+    # Feature frames (10 ms) of a run of the encoder, and by which it moves on.
+    chunk_frames: int = pydantic.Field(ge=1, le=4096)
+    shift_frames: int = pydantic.Field(ge=1, le=4096)
+    blank: _TokenId
+    unknown: _TokenId | None = None
+    # Shapes of caches that the graph leaves open, -1 for streams.
+    caches: dict[str, list[int]] = {}
+    # Hypotheses of a transducer that are followed; 1: greedy.
+    beam: int = pydantic.Field(1, ge=1, le=64)
+    # Without a token, that end an utterance, unless the client says.
+    stop_history_ms: int = pydantic.Field(320, ge=1, le=60_000)
+    # Silence that is heard after the end.
+    tail_ms: int = pydantic.Field(800, ge=0, le=5_000)
+    properties: dict[str, str] = {}
+    max_streams: int = pydantic.Field(1024, ge=1)
+    # Chunks of as many streams in one run.
+    max_batch: int = pydantic.Field(8, ge=1, le=256)
+    # Chunks that wait longer than this for a processor: no further streams are taken.
+    max_wait_ms: int = pydantic.Field(1000, ge=1, le=60_000)
+
+
+_STREAMING = ("zipformer", "nemo-ctc")
+
+
+def read_speech_config(folder: Path) -> SpeechModelConfig | StreamingModelConfig:
     """Raises NotFoundError or InvalidArgumentError, naming the file and the key."""
     path = folder / "speech.yaml"
     try:
@@ -71,8 +116,9 @@ def read_speech_config(folder: Path) -> SpeechModelConfig:
         raise InvalidArgumentError(f"'{path}' is not YAML: {error}") from None
     if not isinstance(content, dict):
         raise InvalidArgumentError(f"'{path}': expected keys and values")
+    streaming = content.get("family") in _STREAMING
     try:
-        return SpeechModelConfig.model_validate(content)
+        return (StreamingModelConfig if streaming else SpeechModelConfig).model_validate(content)
     except pydantic.ValidationError as error:
         problem = error.errors()[0]
         key = ".".join(str(part) for part in problem["loc"])
@@ -88,7 +134,9 @@ def _file_of(folder: Path, key: str, name: str) -> str:
     return str(path)
 
 
-def _parameters(config: SpeechModelConfig, encoder: runtime.Model) -> dict[str, str]:
+def _parameters(
+    config: SpeechModelConfig | StreamingModelConfig, encoder: runtime.Model
+) -> dict[str, str]:
     return {
         "family": config.family,
         "sample_rate": "16000",
@@ -107,7 +155,11 @@ def load_speech(folder: Path, name: str, *, threads: int = 0) -> runtime.SpeechR
 
 def _load(folder: Path, name: str, threads: int) -> runtime.SpeechRecognizer:
     config = read_speech_config(folder)
-    files = {key: _file_of(folder, key, file) for key, file in config.files.model_dump().items()}
+    files = {
+        key: _file_of(folder, key, file)
+        for key, file in config.files.model_dump().items()
+        if file is not None
+    }
     backend = runtime.OpenVinoBackend()
 
     def load(key: str, instances: int, properties: dict[str, Any]) -> runtime.Model:
@@ -117,6 +169,35 @@ def _load(folder: Path, name: str, threads: int) -> runtime.SpeechRecognizer:
         )
 
     encoder = load("encoder", threads, config.properties)
+    if isinstance(config, StreamingModelConfig):
+        decoder, joiner = (
+            load(key, threads, config.properties) if key in files else None
+            for key in ("decoder", "joiner")
+        )
+        if (decoder is None) != (joiner is None):
+            raise InvalidArgumentError("files: a transducer has a decoder and a joiner")
+        return runtime.SpeechRecognizer.streaming(
+            name=name,
+            language_code=config.language,
+            parameters=_parameters(config, encoder),
+            encoder=encoder,
+            decoder=decoder,
+            joiner=joiner,
+            tokens=files["tokens"],
+            blank=config.blank,
+            unknown=-1 if config.unknown is None else config.unknown,
+            features=config.features,
+            chunk_frames=config.chunk_frames,
+            shift_frames=config.shift_frames,
+            caches=config.caches,
+            paths=config.beam,
+            stop_ms=config.stop_history_ms,
+            tail_ms=config.tail_ms,
+            threads=threads,
+            max_streams=config.max_streams,
+            max_batch=config.max_batch,
+            max_wait_ms=config.max_wait_ms,
+        )
     return runtime.SpeechRecognizer(
         name=name,
         language_code=config.language,

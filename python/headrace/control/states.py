@@ -15,6 +15,7 @@ from headrace.protocol import model_config
 from headrace.repository.policy import ModelPolicy
 
 if TYPE_CHECKING:
+    from headrace.control.engine_builds import EngineJob
     from headrace.control.fallbacks import Fallbacks
     from headrace.control.speech_version import SpeechVersion
 from headrace.control.feedback import Feedback
@@ -59,6 +60,7 @@ class LoadedVersion:
     feedback: Feedback = field(default_factory=Feedback)
     path: Path | None = None  # its version folder; None for a Python callable
     on_close: list[Callable[[], None]] = field(default_factory=list)
+    engine: EngineJob | None = None  # what is being built to take its place
     resources: tuple[object, ...] = ()  # kept alive as long as this is (files sent with the load)
 
     def statistics(self) -> dict[str, Any]:

@@ -79,8 +79,11 @@ class Swapper:
         *,
         at_a_time: int,
         on_event: Callable[[LoadEvent], None] | None,
+        on_engine: Callable[[Wanted, LoadedVersion], None] = lambda wanted, loaded: None,
     ) -> None:
-        """`at_a_time`: versions of one model that load at the same time."""
+        """`at_a_time`: versions of one model that load at the same time. `on_engine`: hears of
+        versions that serve until their engine is built."""
+        self._on_engine = on_engine
         self._registry = registry
         self._desired = desired
         self._loader = loader
@@ -171,6 +174,8 @@ class Swapper:
         for ready, old in zip(prepared, retired, strict=True):
             for version in ready.loaded:
                 _log_loaded(version)
+                if version.engine is not None:
+                    self._on_engine(ready.wanted, version)
             self.event(ready.record.name, ready.numbers, "loaded", ready.began)
             self.retire(ready.record, old)
 

@@ -19,7 +19,7 @@ from headrace.datatypes import decode, dtype_of
 from headrace.errors import InvalidArgumentError, NotFoundError
 from headrace.protocol import model_config
 
-__all__ = ["Sample", "configured_samples", "default_samples"]
+__all__ = ["Sample", "configured_samples", "default_samples", "telling_samples"]
 
 # A default warm-up must not be what runs a machine out of memory.
 _DEFAULT_BYTES = 64 << 20
@@ -27,6 +27,8 @@ _DEFAULT_BYTES = 64 << 20
 # What unknown sizes are set to, in turn: anything goes; then what image and text networks are built
 # for, which cannot shrink below their strides.
 _GUESSES = (1, 32, 48, 224)
+# Where times are compared: the usual first.
+_LIKELY = (64, 224, 32, 48, 1)
 
 
 @dataclass(frozen=True)
@@ -48,16 +50,73 @@ def default_samples(config: model_config.ModelConfig) -> list[list[Sample]]:
     return [_zero_samples(config, guess) for guess in (_GUESSES if unknown else _GUESSES[:1])]
 
 
+def telling_samples(
+    config: model_config.ModelConfig, model_path: Path | None
+) -> list[list[Sample]]:
+    """Inputs whose answers tell something, at the sizes of default_samples(): `model_warmup`'s,
+    repeated to those; else random ones (numbers around 0, integers 0 or 1, always the same).
+    Several lists as there."""
+    configured = list(configured_samples(config, model_path))
+    if configured:
+        sizes = _batch_sizes(config, 1)
+        if sizes == [None]:
+            return [configured]
+        rows = {len(next(iter(s.inputs.values()), ())) for s in configured}
+        more = [_repeated(configured[0], size) for size in sizes if size and size not in rows]
+        return [configured + more]
+    random = np.random.default_rng(0)
+    unknown = any(d < 0 for tensor in config.input for d in tensor.dims)
+    return [
+        [_random(config, size, guess, random) for size in _batch_sizes(config, guess)]
+        for guess in (_LIKELY if unknown else _LIKELY[:1])
+    ]
+
+
+def _repeated(sample: Sample, rows: int) -> Sample:
+    arrays = {
+        name: np.ascontiguousarray(np.take(array, np.arange(rows), axis=0, mode="wrap"))
+        for name, array in sample.inputs.items()
+    }
+    return Sample(f"{sample.name}, {rows} rows", arrays)
+
+
+def _random(
+    config: model_config.ModelConfig, batch: int | None, guess: int, random: np.random.Generator
+) -> Sample:
+    zeros = _zeros(config, batch, guess)
+    arrays: dict[str, runtime.Array] = {}
+    for tensor in config.input:
+        datatype = datatype_name(tensor.data_type)
+        zero = zeros.inputs[tensor.name]
+        if datatype == "BYTES":
+            arrays[tensor.name] = zero
+        elif datatype == "BF16":
+            bits = random.standard_normal(zero.shape).astype("<f4").view("<u4")
+            arrays[tensor.name] = (bits >> 16).astype(zero.dtype)
+        elif zero.dtype.kind == "f":
+            arrays[tensor.name] = random.standard_normal(zero.shape).astype(zero.dtype)
+        else:  # token ids and masks stay in range; no row is masked as a whole
+            ones = random.integers(0, 2, zero.shape)
+            ones[..., :1] = 1
+            arrays[tensor.name] = ones.astype(zero.dtype)
+    return Sample(zeros.name.replace("zeros", "random numbers"), arrays, guessed=zeros.guessed)
+
+
 def _zero_samples(config: model_config.ModelConfig, guess: int) -> list[Sample]:
+    return [_zeros(config, size, guess) for size in _batch_sizes(config, guess)]
+
+
+def _batch_sizes(config: model_config.ModelConfig, guess: int) -> list[int | None]:
+    """[None] for a model that does not batch."""
     largest = config.max_batch_size
     if largest <= 0:
-        return [_zeros(config, None, guess)]
+        return [None]
     one = sum(_row_bytes(tensor, guess) for tensor in config.input)
     while largest > 1 and largest * one > _DEFAULT_BYTES:
         largest //= 2
     preferred = config.dynamic_batching.preferred_batch_size
     sizes = {1, largest, *(size for size in preferred if 0 < size <= largest)}
-    return [_zeros(config, size, guess) for size in sorted(sizes)]
+    return [*sorted(sizes)]
 
 
 def _dims(tensor: model_config.ModelInput, guess: int) -> list[int]:

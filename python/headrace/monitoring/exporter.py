@@ -66,6 +66,7 @@ class VersionSample:
     share: float = 0.0  # of the requests that name no version
     instances: int = 0
     threads: int = 0  # an instance
+    engine: str = ""  # how far the TensorRT engine is that was not there when it was loaded
 
 
 @dataclass(frozen=True)
@@ -401,13 +402,23 @@ class _Collector:
             "Share of the requests without a version that goes to this one, 0 to 1",
             labels=["model", "version", "arm"],
         )
+        engines = GaugeMetricFamily(
+            "headrace_engine_state",
+            "Always 1; a label says how far the TensorRT engine of a version is that was not there "
+            "when it was loaded",
+            labels=["model", "version", "state"],
+        )
         for row in versions:
+            if row.engine:
+                engines.add_metric([row.model, row.version, row.engine], 1)
             if row.reason != UNLOADED:
                 states.add_metric([row.model, row.version, row.state], 1)
             if row.state == "READY":
                 shares.add_metric([row.model, row.version, row.arm], row.share)
         yield states
         yield shares
+        if engines.samples:
+            yield engines
         running = GaugeMetricFamily(
             "headrace_rollout_running",
             "1 while the model's rollout of this candidate runs",

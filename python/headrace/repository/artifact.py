@@ -12,16 +12,16 @@ from headrace.protocol import model_config
 from headrace.repository.names import check_inner_path
 from headrace.repository.scan import ModelEntry
 
-Backend = Literal["openvino", "onnxruntime", "pytorch", "callback", "speech"]
+Backend = Literal["openvino", "onnxruntime", "pytorch", "tensorrt", "callback", "speech"]
 OnnxEngine = Literal["auto", "openvino", "onnxruntime"]
 
 
 @dataclass(frozen=True)
 class Artifact:
     """A model on disk. `backend` is what config.pbtxt calls it: "openvino" (IR, or ONNX when the
-    configuration says so), "onnxruntime" (.onnx), "pytorch" (.pt2, .pt), "callback" (.py), "speech"
-    (speech.yaml and the files that it names). What executes it is another question: see
-    `engines`."""
+    configuration says so), "onnxruntime" (.onnx), "pytorch" (.pt2, .pt), "tensorrt" (.plan, or the
+    .onnx that one is built from), "callback" (.py), "speech" (speech.yaml and the files that it
+    names). What executes it is another question: see `engines`."""
 
     backend: Backend
     path: Path
@@ -32,6 +32,7 @@ _FILENAMES: Mapping[Backend, tuple[str, ...]] = {
     "onnxruntime": ("model.onnx",),
     "openvino": ("model.xml", "model.onnx"),
     "pytorch": ("model.pt2", "model.pt"),
+    "tensorrt": ("model.plan", "model.onnx"),
     "callback": ("model.py",),
     "speech": ("speech.yaml",),
 }
@@ -41,6 +42,8 @@ _BY_SUFFIX: Mapping[str, Backend] = {
     ".pt2": "pytorch",
     ".pt": "pytorch",
     ".pth": "pytorch",
+    ".plan": "tensorrt",
+    ".engine": "tensorrt",
     ".py": "callback",
     ".yaml": "speech",
 }
@@ -48,10 +51,11 @@ PLATFORMS: Mapping[str, Backend] = {
     "onnxruntime_onnx": "onnxruntime",
     "openvino": "openvino",
     "pytorch_libtorch": "pytorch",
+    "tensorrt_plan": "tensorrt",
 }
 _UNSUPPORTED = frozenset(
     {
-        *("tensorrt", "tensorrt_plan", "tensorflow", "tensorflow_graphdef"),
+        *("tensorflow", "tensorflow_graphdef"),
         *("tensorflow_savedmodel", "ensemble", "dali", "fil", "vllm", "tensorrtllm", "repeat"),
         *("identity", "square"),
     }
@@ -66,16 +70,17 @@ def _refusal(field: str, value: str) -> InvalidArgumentError:
         )
     known = _FILENAMES if field == "backend" else PLATFORMS
     state = "is not supported yet" if value in _UNSUPPORTED else "is unknown"
-    return InvalidArgumentError(f'{field} "{value}" {state}; it must be one of {", ".join(known)}')
+    names = [*known, "auto"] if field == "backend" else list(known)
+    return InvalidArgumentError(f'{field} "{value}" {state}; it must be one of {", ".join(names)}')
 
 
 def backend_of(config: model_config.ModelConfig) -> Backend | None:
-    """What `backend` and `platform` of a configuration say; None when they say nothing.
+    """What `backend` and `platform` of a configuration say; None when they say nothing, or "auto".
 
     Raises InvalidArgumentError for others than ours and for two that contradict each other.
     """
     backend: Backend | None = None
-    if config.backend:
+    if config.backend and config.backend != "auto":
         backend = next((known for known in _FILENAMES if known == config.backend), None)
         if backend is None:
             raise _refusal("backend", config.backend)
@@ -121,6 +126,15 @@ def _checked(backend: Backend, path: Path) -> Artifact:
     return Artifact(backend, path)
 
 
+def _measurable(config: model_config.ModelConfig, artifact: Artifact) -> Artifact:
+    if config.backend == "auto" and artifact.backend in ("tensorrt", "callback", "speech"):
+        raise InvalidArgumentError(
+            f'backend "auto" measures what can execute .onnx, .xml, .pt2 and .pt files; what '
+            f'executes {artifact.path} is no choice: set backend: "{artifact.backend}"'
+        )
+    return artifact
+
+
 def find_artifact(entry: ModelEntry, version: int, config: model_config.ModelConfig) -> Artifact:
     """The model file of a version: by `backend`, `platform` and `default_model_filename` of the
     configuration, else by what the version's directory holds.
@@ -146,7 +160,7 @@ def find_artifact(entry: ModelEntry, version: int, config: model_config.ModelCon
                 f'{folder} has no "{inner}", the default_model_filename of the configuration; '
                 f"{_describe(names)}"
             )
-        return _checked(backend, path)
+        return _measurable(config, _checked(backend, path))
 
     if backend is not None:
         wanted = _FILENAMES[backend]
@@ -172,7 +186,7 @@ def find_artifact(entry: ModelEntry, version: int, config: model_config.ModelCon
         raise InvalidArgumentError(
             f"{folder} has no model file: looked for {', '.join(wanted)}; {_describe(names)}; {fix}"
         )
-    return _checked(found[0][0], folder / found[0][1])
+    return _measurable(config, _checked(found[0][0], folder / found[0][1]))
 
 
 def engines(

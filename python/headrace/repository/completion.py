@@ -9,8 +9,8 @@ What the configuration says is kept and checked; what it leaves open is taken fr
   ones select, and the others are not offered. In both, a missing data_type or dims is filled in.
 - A tensor without dims of its own (a scalar, or a vector of which the batch takes the only
   dimension) is shown as dims [1] and reshaped to [] for the model.
-- `backend`, `platform` ("onnxruntime_onnx" and "pytorch_libtorch"; OpenVINO and callback models
-  have none, as in Triton, and ModelMetadata then gives the backend's name),
+- `backend`, `platform` ("onnxruntime_onnx", "pytorch_libtorch", "tensorrt_plan"; OpenVINO and
+  callback models have none, as in Triton, and ModelMetadata then gives the backend's name),
   `default_model_filename`, `version_policy` (the latest one), `instance_group` (one on the CPU).
 """
 
@@ -115,7 +115,7 @@ def complete(
 def _complete_backend(config: model_config.ModelConfig, artifact: Artifact) -> None:
     if not config.backend:
         config.backend = artifact.backend
-    if not config.platform and config.backend in ("onnxruntime", "pytorch"):
+    if not config.platform and config.backend in ("onnxruntime", "pytorch", "tensorrt"):
         config.platform = next(p for p, backend in PLATFORMS.items() if backend == config.backend)
     if not config.default_model_filename:
         config.default_model_filename = artifact.path.name

@@ -2,9 +2,10 @@
 
     models/NAME/config.pbtxt          backend: "speech"
     models/NAME/VERSION/speech.yaml   what the networks are and where they are from
-    models/NAME/VERSION/{encoder,decoder,vad}.onnx, tokens.txt
+    models/NAME/VERSION/{encoder,decoder,vad}.onnx, tokens.txt    (streaming: no vad, but a joiner)
 
-tokens.txt has a line a token: base64 of its bytes, a space, its id; ids that print nothing lack.
+tokens.txt has a line a token: base64 of its bytes, a space, its id, perhaps a space and its score;
+ids that print nothing lack.
 """
 
 from __future__ import annotations
@@ -31,6 +32,7 @@ from headrace.speech.moonshine_export import (
 )
 from headrace.speech.network import Networks
 from headrace.speech.sources import Found
+from headrace.speech.streaming import STREAMING_LAYOUTS, write_streaming
 from headrace.speech.whisper_export import read_whisper
 
 __all__ = ["Written", "write_entry"]
@@ -72,7 +74,7 @@ def write_entry(
     repository: Path,
     name: str,
     found: Found,
-    vad: Found,
+    vad: Found | None,
     *,
     version: int = 1,
     precision: str = "auto",
@@ -84,7 +86,8 @@ def write_entry(
     repository sees the whole version or none.
 
     `precision`: f32, int8 (weights only) or auto: int8 where the weights come quantized
-    (Moonshine). Errors: AlreadyExistsError, InvalidArgumentError, DataLossError (a checksum), and
+    (Moonshine); streaming models stay as they are. `vad`: of all but these.
+    Errors: AlreadyExistsError, InvalidArgumentError, DataLossError (a checksum), and
     FailedPreconditionError for libraries that lack.
     """
     _need_libraries()
@@ -96,9 +99,12 @@ def write_entry(
             f"{target} exists; choose another --name or --model-version, or --overwrite it"
         )
     on_step("checking the weights' checksums")
-    sources = [_source(found), _source(vad)]
+    sources = [_source(one) for one in (found, vad) if one is not None]
+    streaming = found.layout in STREAMING_LAYOUTS
+    if streaming and precision == "int8":
+        raise InvalidArgumentError("--precision int8: streaming models stay as they are")
     int8 = precision == "int8" or (precision == "auto" and found.layout == "moonshine")
-    model = _convert(found, language, int8, on_step)
+    model = None if streaming else _convert(found, language, int8, on_step)
 
     target.parent.mkdir(parents=True, exist_ok=True)
     partial = target.parent / f".{version}.partial-{os.getpid()}"
@@ -106,7 +112,11 @@ def write_entry(
     partial.mkdir()
     try:
         on_step("writing")
-        _write_files(partial, model, vad, sources, language)
+        if model is None or vad is None:
+            family = write_streaming(partial, found, language, sources)
+        else:
+            family = model.family
+            _write_files(partial, model, vad, sources, language)
         files = {path.name: path.stat().st_size for path in sorted(partial.iterdir())}
         (target.parent / "config.pbtxt").write_text(
             f'name: "{name}"\nbackend: "speech"\n', encoding="utf-8"
@@ -116,7 +126,7 @@ def write_entry(
         partial.rename(target)
     finally:
         shutil.rmtree(partial, ignore_errors=True)
-    return Written(target, model.family, int8, files, sources)
+    return Written(target, family, int8, files, sources)
 
 
 def _need_libraries() -> None:

@@ -33,7 +33,7 @@ class Package:
 class Found:
     """Weights on this machine. `layout` says how they are to be read."""
 
-    layout: str  # moonshine, whisper-onnx, whisper-ct2 or vad
+    layout: str  # one of find_folder's, or vad
     files: Mapping[str, Path]
     package: str  # or the folder
     version: str
@@ -162,7 +162,8 @@ def find_vad(folder: Path | None = None) -> Found:
 
 def find_folder(folder: Path) -> Found:
     """An exported model: Moonshine or Whisper as Optimum writes them, Whisper as sherpa-onnx or
-    CTranslate2 (faster-whisper) do. InvalidArgumentError that says what was looked for."""
+    CTranslate2 (faster-whisper) do, sherpa-onnx's streaming zipformers and NeMo CTC models.
+    InvalidArgumentError that says what was looked for."""
     if not folder.is_dir():
         raise InvalidArgumentError(f"'{folder}' is neither a folder nor one of {', '.join(NAMED)}")
     for layout, roles in _LAYOUTS:
@@ -191,6 +192,17 @@ def find_folder(folder: Path) -> Found:
 # Roles and the names of their files, the preferred first; "?": may lack.
 _Roles = dict[str, tuple[str, ...]]
 _LAYOUTS: tuple[tuple[str, _Roles], ...] = (
+    (
+        "zipformer",
+        {
+            "encoder": ("encoder*.onnx",),
+            "decoder": ("decoder*.onnx",),
+            "joiner": ("joiner*.onnx",),
+            "tokens": ("tokens.txt",),
+            "scores?": ("bpe.vocab",),
+        },
+    ),
+    ("nemo-ctc", {"encoder": ("model.onnx",), "tokens": ("tokens.txt",)}),
     (
         "moonshine",
         {
@@ -235,7 +247,8 @@ _LAYOUTS: tuple[tuple[str, _Roles], ...] = (
 
 def _first(folder: Path, patterns: tuple[str, ...]) -> Path | None:
     for pattern in patterns:
-        for path in sorted(folder.glob(pattern)):
+        # Quantized copies of sherpa-onnx's models have operators that few runtimes know.
+        for path in sorted(folder.glob(pattern), key=lambda p: (".int8." in p.name, p.name)):
             return path
         # Optimum puts the graphs of some models into onnx/.
         for path in sorted((folder / "onnx").glob(pattern)):

@@ -199,6 +199,12 @@ TEST_CASE("a model makes instances, and a missing library says so") {
   REQUIRE_FALSE(loaded);
   CHECK(loaded.error().code() == StatusCode::kUnavailable);
   CHECK(loaded.error().message().find("TensorRT_ROOT") != std::string::npos);
+  const Result<TensorRtDevice> device = none.device();
+  REQUIRE_FALSE(device);
+  CHECK(device.error().code() == StatusCode::kUnavailable);
+  CHECK(device.error().message().find("libno_such_library_of_tensorrt.so") != std::string::npos);
+  const TensorRtBackend other("libz.so.1");  // a library, but not ours
+  CHECK(other.device().error().message().find("not of this version") != std::string::npos);
 }
 
 }  // namespace headrace

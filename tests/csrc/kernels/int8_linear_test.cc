@@ -177,7 +177,8 @@ TEST_CASE("activation functions") {
   on_each_isa([&](Isa isa) {
     for (const LinearActivation activation :
          {LinearActivation::kNone, LinearActivation::kRelu, LinearActivation::kGeluErf,
-          LinearActivation::kGeluTanh, LinearActivation::kSilu}) {
+          LinearActivation::kGeluTanh, LinearActivation::kSilu, LinearActivation::kSigmoid,
+          LinearActivation::kTanh}) {
       const PackedLinear layer =
           value_of(PackedLinear::pack(weights, {}, &fine, {.activation = activation, .isa = isa}));
       std::vector<float> x;
@@ -193,6 +194,8 @@ TEST_CASE("activation functions") {
           want = v / 2 * (1 + std::tanh(std::sqrt(2 / M_PI) * (v + 0.044715 * v * v * v)));
         }
         if (activation == LinearActivation::kSilu) want = v / (1 + std::exp(-v));
+        if (activation == LinearActivation::kSigmoid) want = 1 / (1 + std::exp(-v));
+        if (activation == LinearActivation::kTanh) want = std::tanh(v);
         CAPTURE(v);
         CHECK(y[i] == doctest::Approx(want).epsilon(3e-6).scale(1));
       }
@@ -208,7 +211,8 @@ TEST_CASE("NaN, infinity, zeros and denormals have the answers that the header s
   on_each_isa([&](Isa isa) {
     for (const LinearActivation activation :
          {LinearActivation::kNone, LinearActivation::kRelu, LinearActivation::kGeluErf,
-          LinearActivation::kGeluTanh, LinearActivation::kSilu}) {
+          LinearActivation::kGeluTanh, LinearActivation::kSilu, LinearActivation::kSigmoid,
+          LinearActivation::kTanh}) {
       const PackedLinear layer = value_of(
           PackedLinear::pack(w, inputs, outputs, false, b, {.activation = activation, .isa = isa}));
       const std::vector<float> good = gaussian(inputs, 9);

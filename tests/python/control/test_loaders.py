@@ -7,7 +7,7 @@ import logging
 import numpy as np
 import onnx
 import pytest
-from onnx import TensorProto, helper
+from onnx import TensorProto, helper, numpy_helper
 
 from headrace.control.torch_models import input_positions
 from headrace.errors import InvalidArgumentError
@@ -69,6 +69,38 @@ def test_openvino_alone_says_what_it_cannot_do(repository, start_server, connect
     assert "Inverse" in caught.value.details
 
 
+@pytest.mark.parametrize("engine", ["openvino", "onnxruntime"])
+def test_exports_of_optimum_load_as_they_are(repository, start_server, connect, engine) -> None:
+    """Tokenizer and settings beside model.onnx, weights in model.onnx_data."""
+    folder = repository.put("text/1/config.json", "{}").parent
+    for name in ("tokenizer.json", "special_tokens_map.json", "vocab.txt"):
+        repository.put(f"text/1/{name}", "{}")
+    table = np.random.default_rng(0).normal(size=(50, 64)).astype(np.float32)
+    ids, axes = TensorProto.INT64, ["batch_size", "sequence_length"]
+    graph = helper.make_graph(
+        [helper.make_node("Gather", ["table", "input_ids"], ["last_hidden_state"])],
+        "main_graph",
+        [helper.make_tensor_value_info("input_ids", ids, axes)],
+        [helper.make_tensor_value_info("last_hidden_state", TensorProto.FLOAT, [*axes, 64])],
+        [numpy_helper.from_array(table, "table")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 14)], ir_version=8)
+    onnx.save(
+        model,
+        str(folder / "model.onnx"),
+        save_as_external_data=True,
+        location="model.onnx_data",
+        size_threshold=0,
+    )
+    assert (folder / "model.onnx_data").stat().st_size == table.nbytes
+    client = connect(start_server(load_model=("text",), onnx_engine=engine))
+    x = np.array([[1, 2, 3], [4, 5, 49]])
+    assert client.model_config("text").max_batch_size == 32
+    np.testing.assert_array_equal(
+        client.infer("text", {"input_ids": x})["last_hidden_state"], table[x]
+    )
+
+
 def test_strings_on_onnxruntime(repository, start_server, connect) -> None:
     graph = helper.make_graph(
         [helper.make_node("Identity", ["x"], ["y"])],
@@ -123,31 +155,6 @@ def test_a_pytorch_model_without_torch_names_the_fix(repository, start_server, c
     client = connect(start_server())
     with pytest.raises(InvalidArgumentError, match=r"pip install headrace\[torch\]"):
         client.load("t")
-
-
-@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # the files live on
-@pytest.mark.parametrize("kind", ["pt", "pt2"])
-def test_pytorch_models(repository, start_server, connect, tmp_path, kind: str) -> None:
-    torch = pytest.importorskip("torch")
-
-    class Twice(torch.nn.Module):
-        def forward(self, x):
-            return x * 2
-
-    path = tmp_path / f"model.{kind}"
-    if kind == "pt":
-        torch.jit.script(Twice()).save(str(path))
-    else:
-        batch = torch.export.Dim("batch", max=8)
-        program = torch.export.export(
-            Twice(), (torch.ones(2, 3),), dynamic_shapes={"x": {0: batch}}
-        )
-        torch.export.save(program, str(path))
-    repository.put(f"t/1/model.{kind}", path.read_bytes())
-    repository.put("t/config.pbtxt", torch_config("x", "y"))
-    client = connect(start_server(load_model=("t",)))
-    x = np.arange(6, dtype=np.float32).reshape(2, 3)
-    assert client.infer("t", {"x": x})["y"].tolist() == (x * 2).tolist()
 
 
 def test_broken_files_of_every_kind(repository, start_server, connect) -> None:

@@ -70,8 +70,8 @@ def test_nothing_there(tmp_path: Path) -> None:
     text = refusal(tmp_path)
     assert str(folder) in text
     assert (
-        "looked for model.onnx, model.xml, model.pt2, model.pt, model.py, speech.yaml; it is empty"
-        in text
+        "looked for model.onnx, model.xml, model.pt2, model.pt, model.plan, model.py, speech.yaml; "
+        "it is empty" in text
     )
 
 
@@ -122,8 +122,8 @@ def test_default_model_filename_stays_inside(tmp_path: Path, name: str) -> None:
     [
         ('default_model_filename: "x.onnx"', 'has no "x.onnx", the default_model_filename'),
         ('default_model_filename: "model"', "set `backend` to one of"),
-        ('backend: "tensorrt"', 'backend "tensorrt" is not supported yet; it must be one of'),
-        ('platform: "tensorrt_plan"', 'platform "tensorrt_plan" is not supported yet'),
+        ('backend: "dali"', 'backend "dali" is not supported yet; it must be one of'),
+        ('backend: "auto" platform: "ensemble"', 'platform "ensemble" is not supported yet'),
         ('platform: "ensemble"', 'platform "ensemble" is not supported yet'),
         ('backend: "python"', 'a model.py with a class Model is served by backend: "callback"'),
         ('backend: "onxruntime"', 'backend "onxruntime" is unknown; it must be one of onnxruntime'),

@@ -1,0 +1,344 @@
+#include "speech/streaming_engine.h"
+
+#include <doctest/doctest.h>
+
+#include <atomic>
+#include <cmath>
+#include <condition_variable>
+#include <functional>
+#include <mutex>
+#include <optional>
+#include <string>
+#include <thread>
+
+#include "speech/toy_networks.h"
+
+using namespace headrace;
+
+namespace {
+
+constexpr std::size_t kBands = 4;
+constexpr std::size_t kChunk = 10;
+constexpr std::size_t kShift = 8;
+constexpr int64_t kBlank = 26;
+constexpr std::size_t kShiftSamples = kShift * 160;
+
+class Listener final : public SpeechListener {
+ public:
+  void on_result(SpeechResult result) noexcept override {
+    const std::lock_guard lock(mutex_);
+    late_ = late_ || end_;
+    results_.push_back(std::move(result));
+    wake_.notify_all();
+  }
+  void on_end(Status status) noexcept override {
+    const std::lock_guard lock(mutex_);
+    late_ = late_ || end_;
+    end_ = std::move(status);
+    wake_.notify_all();
+  }
+  void on_room() noexcept override {
+    const std::lock_guard lock(mutex_);
+    ++rooms_;
+    wake_.notify_all();
+  }
+  void wait(const std::function<bool()>& condition) {
+    std::unique_lock lock(mutex_);
+    REQUIRE(wake_.wait_for(lock, std::chrono::seconds(120), condition));
+  }
+  Status wait_for_end() {
+    wait([this] { return end_.has_value(); });
+    const std::lock_guard lock(mutex_);
+    CHECK_FALSE(late_);
+    return *end_;
+  }
+  // Of the finals; call when it has ended, or within wait().
+  std::string finals() const {
+    std::string text;
+    for (const SpeechResult& result : results_) {
+      if (result.is_final) text += (text.empty() ? "" : "|") + result.transcript;
+    }
+    return text;
+  }
+  const std::vector<SpeechResult>& results() const { return results_; }
+  std::size_t rooms() const { return rooms_; }
+
+ private:
+  std::mutex mutex_;
+  std::condition_variable wake_;
+  std::vector<SpeechResult> results_;
+  std::optional<Status> end_;
+  std::size_t rooms_ = 0;
+  bool late_ = false;
+};
+
+// Each loud chunk is the letter of its number; caches count the chunks, on both kinds of axes.
+Status spell(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
+  const auto rows = static_cast<std::size_t>(in[0].shape[0]);
+  std::vector<float> answer(rows * 2 * (kBlank + 1), -9.0F);
+  std::vector<float> counts(in[1].as<float>(), in[1].as<float>() + rows * 2);
+  toy::Tensor numbers = in[2];
+  for (std::size_t row = 0; row < rows; ++row) {
+    const float* const features = in[0].as<float>() + row * kChunk * kBands;
+    bool loud = false;
+    for (std::size_t i = 0; i < kBands * kChunk; ++i) {
+      loud = loud || (i % kChunk < kShift && features[i] > -8);
+    }
+    // [2, N]: outside is the row of numbers, inside the stream's.
+    const float count = counts[row];
+    const bool right =
+        counts[rows + row] == -count && numbers.as<int64_t>()[row] == static_cast<int64_t>(count);
+    counts[row] += 1;
+    counts[rows + row] -= 1;
+    reinterpret_cast<int64_t*>(numbers.bytes.data())[row] += 1;
+    const int64_t letter = !right ? 25 : loud ? static_cast<int64_t>(count) % 25 : kBlank;
+    answer[(row * 2) * (kBlank + 1) + static_cast<std::size_t>(letter)] = -0.1F;
+    answer[(row * 2 + 1) * (kBlank + 1) + static_cast<std::size_t>(kBlank)] = -0.1F;
+  }
+  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], 2, kBlank + 1}, answer));
+  out.push_back(toy::Tensor::of(Shape{2, in[0].shape[0]}, counts));
+  out.push_back(numbers);
+  return {};
+}
+
+std::shared_ptr<Model> model(toy::Function function = spell) {
+  return std::make_shared<toy::ToyModel>(
+      std::vector<TensorSpec>{toy::spec("audio_signal", DType::kFp32, {-1, kBands, -1}),
+                              toy::spec("count", DType::kFp32, {2, -1}),
+                              toy::spec("number", DType::kInt64, {-1})},
+      std::vector<TensorSpec>{toy::spec("logprobs", DType::kFp32, {-1, -1, kBlank + 1}),
+                              toy::spec("new_count", DType::kFp32, {2, -1}),
+                              toy::spec("number_next", DType::kInt64, {-1})},
+      std::move(function));
+}
+
+TokenTable letters() {
+  std::string text;
+  static constexpr char kDigits[] =
+      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
+  for (int i = 0; i < 26; ++i) {
+    const int byte = 'a' + i;
+    text += {kDigits[byte >> 2], kDigits[(byte & 3) << 4], '=', '='};
+    text += " " + std::to_string(i) + "\n";
+  }
+  return *TokenTable::parse(text);
+}
+
+std::shared_ptr<SpeechRecognizer> engine(StreamingEngineOptions options = {},
+                                         toy::Function function = spell) {
+  StreamingNetworks networks;
+  networks.encoder = *StreamingNetwork::create({kChunk, kShift, {}}, model(std::move(function)));
+  networks.blank = kBlank;
+  options.tail_ms = 0;
+  return *make_streaming_engine(options, networks, letters());
+}
+
+// Chunks of noise or silence. A frame reaches beyond its chunk, so that loud ones stand alone.
+std::vector<float> sound(const std::string& pattern) {
+  std::vector<float> samples;
+  for (const char c : pattern) {
+    for (std::size_t i = 0; i < kShiftSamples; ++i) {
+      // In the middle of the chunk only.
+      const bool in = c == '#' && i > 400 && i < kShiftSamples - 400;
+      samples.push_back(in ? (i % 2 == 0 ? 0.5F : -0.4F) * std::sin(static_cast<float>(i)) : 0);
+    }
+  }
+  return samples;
+}
+
+// What spell() makes of it.
+std::string said(const std::string& pattern) {
+  std::string text;
+  for (std::size_t i = 0; i < pattern.size(); ++i) {
+    if (pattern[i] == '#') text += static_cast<char>('a' + i % 25);
+  }
+  return text;
+}
+
+std::string recognize(SpeechRecognizer& engine, const std::string& pattern,
+                      SpeechOptions options = {}) {
+  auto listener = std::make_shared<Listener>();
+  if (options.endpointing.stop_history_ms == 0) options.endpointing.stop_history_ms = 60'000;
+  auto stream = *engine.open(options, listener);
+  stream->push(sound(pattern));
+  stream->finish();
+  CHECK(listener->wait_for_end().ok());
+  return listener->finals();
+}
+
+}  // namespace
+
+TEST_CASE("streaming engine: every chunk is heard once, in order") {
+  auto recognizer = engine();
+  for (const std::string pattern :
+       {"#", ".#", "##..#.##", "..........", "", "######.###........#"}) {
+    CAPTURE(pattern);
+    CHECK(recognize(*recognizer, pattern) == said(pattern));
+  }
+}
+
+TEST_CASE("streaming engine: streams together say what they say alone") {
+  StreamingEngineOptions options;
+  options.threads = 3;
+  options.max_batch = 4;
+  auto recognizer = engine(options);
+  std::vector<std::thread> speakers;
+  std::atomic<int> wrong{0};
+  for (int i = 0; i < 12; ++i) {
+    speakers.emplace_back([&, i] {
+      std::string pattern;
+      for (int k = 0; k < 60; ++k) pattern += (k * (i + 3)) % 7 < 3 ? '#' : '.';
+      auto listener = std::make_shared<Listener>();
+      SpeechOptions asked;
+      asked.endpointing.stop_history_ms = 60'000;
+      asked.interim_results = i % 2 == 0;
+      auto stream = *recognizer->open(asked, listener);
+      const std::vector<float> samples = sound(pattern);
+      for (std::size_t at = 0; at < samples.size(); at += 977) {
+        stream->push(
+            std::span(samples).subspan(at, std::min<std::size_t>(977, samples.size() - at)));
+      }
+      stream->finish();
+      const bool whole = listener->wait_for_end().ok();
+      if (!whole || listener->finals() != said(pattern)) ++wrong;
+    });
+  }
+  for (std::thread& speaker : speakers) speaker.join();
+  CHECK(wrong == 0);
+  const SpeechStatistics statistics = recognizer->statistics();
+  CHECK(statistics.open_streams == 0);
+  CHECK(statistics.streams_started == 12);
+  CHECK(statistics.finals == 12);
+}
+
+TEST_CASE("streaming engine: silence ends an utterance, a forced end begins anew") {
+  auto recognizer = engine();
+  SpeechOptions options;
+  options.endpointing.stop_history_ms = 240;  // three chunks
+  CHECK(recognize(*recognizer, "##....#.#...", options) == "ab|gi");
+
+  auto listener = std::make_shared<Listener>();
+  options.word_times = true;
+  options.endpointing.stop_history_ms = 60'000;
+  auto stream = *recognizer->open(options, listener);
+  stream->push(sound("#.#"));
+  stream->force_end_of_utterance();
+  listener->wait([&] { return listener->finals() == "ac"; });
+  stream->push(sound(".##"));
+  stream->force_end_of_utterance();
+  stream->force_end_of_utterance();
+  stream->finish();
+  stream->finish();
+  CHECK(listener->wait_for_end().ok());
+  CHECK(listener->finals() == "ac|bc");
+  REQUIRE(listener->results().size() == 2);
+  CHECK(listener->results()[1].words.at(0).start_ms == 3 * 80 + 80);
+  CHECK(listener->results()[1].confidence == doctest::Approx(std::exp(-0.1)));
+}
+
+TEST_CASE("streaming engine: partials grow, and one says that the final is near") {
+  auto recognizer = engine();
+  auto listener = std::make_shared<Listener>();
+  SpeechOptions options;
+  options.interim_results = true;
+  options.endpointing.stop_history_ms = 400;
+  options.endpointing.stop_history_eou_ms = 160;
+  auto stream = *recognizer->open(options, listener);
+  for (const char c : std::string("##......")) stream->push(sound(std::string(1, c)));
+  listener->wait([&] { return listener->finals() == "ab"; });
+  std::string told;
+  for (const SpeechResult& result : listener->results()) {
+    told += result.transcript + (result.is_final ? "." : result.stability == 1 ? "!" : "?");
+  }
+  CHECK(told == "a?ab?ab!ab.");
+}
+
+TEST_CASE("streaming engine: utterances have a longest length") {
+  StreamingEngineOptions options;
+  options.max_utterance_ms = 400;
+  auto recognizer = engine(options);
+  CHECK(recognize(*recognizer, "###########") == "abcde|fghij|k");
+}
+
+TEST_CASE("streaming engine: a network that fails ends its streams") {
+  auto recognizer = engine({}, [](const auto&, auto&) { return Status::internal("broken"); });
+  auto listener = std::make_shared<Listener>();
+  auto stream = *recognizer->open({}, listener);
+  stream->push(sound("####"));
+  CHECK(listener->wait_for_end().message() == "broken");
+  stream->push(sound("####"));
+  stream->finish();
+}
+
+TEST_CASE("streaming engine: bounds, refusals and vanishing clients") {
+  StreamingEngineOptions options;
+  options.max_streams = 1;
+  options.max_backlog_s = 1;
+  std::mutex gate;
+  auto recognizer = engine(options, [&](const auto& in, auto& out) {
+    const std::lock_guard lock(gate);
+    return spell(in, out);
+  });
+  auto listener = std::make_shared<Listener>();
+  gate.lock();
+  auto stream = *recognizer->open({}, listener);
+  CHECK(recognizer->open({}, listener).error().code() == StatusCode::kResourceExhausted);
+  stream->push(sound(std::string(30, '#')));
+  CHECK(stream->backlog_full());
+  gate.unlock();
+  listener->wait([&] { return listener->rooms() == 1; });
+  CHECK_FALSE(stream->backlog_full());
+  gate.lock();
+  stream->push(sound(std::string(30, '#')));
+  stream.reset();
+  CHECK(recognizer->statistics().open_streams == 0);
+  gate.unlock();
+  SpeechOptions phrases;
+  phrases.phrases.push_back({"a", 1});
+  CHECK(recognizer->open(phrases, listener).error().code() == StatusCode::kUnimplemented);
+  SpeechOptions late;
+  late.endpointing.stop_history_ms = 70'000;
+  CHECK(recognizer->open(late, listener).error().code() == StatusCode::kInvalidArgument);
+  CHECK(recognizer->statistics().streams_refused == 1);
+}
+
+TEST_CASE("streaming engine: a model that goes ends its streams") {
+  auto recognizer = engine();
+  auto listener = std::make_shared<Listener>();
+  auto stream = *recognizer->open({}, listener);
+  stream->push(sound("#"));
+  recognizer.reset();
+  CHECK(listener->wait_for_end().code() == StatusCode::kUnavailable);
+  stream->push(sound("#"));
+  stream->finish();
+}
+
+TEST_CASE("streaming network: what is not as it must be is named") {
+  const auto refuse = [](StreamingNetworkOptions options, std::vector<TensorSpec> inputs,
+                         std::vector<TensorSpec> outputs) {
+    const auto made = StreamingNetwork::create(
+        std::move(options),
+        std::make_shared<toy::ToyModel>(std::move(inputs), std::move(outputs), spell));
+    return made ? std::string() : made.error().message();
+  };
+  const TensorSpec x = toy::spec("x", DType::kFp32, {-1, 10, 4});
+  const TensorSpec cache = toy::spec("c", DType::kFp32, {2, -1});
+  const TensorSpec heard = toy::spec("encoder_out", DType::kFp32, {-1, 2, 8});
+  const TensorSpec next = toy::spec("new_c", DType::kFp32, {2, -1});
+  const StreamingNetworkOptions options{10, 8, {}};
+  CHECK(refuse(options, {x, cache}, {heard, next}).empty());
+  CHECK(refuse(options, {cache}, {heard, next}).find("no input 'x'") != std::string::npos);
+  CHECK(refuse({12, 8, {}}, {x, cache}, {heard, next}).find("chunk_frames is 12") !=
+        std::string::npos);
+  CHECK(refuse({10, 11, {}}, {x, cache}, {heard, next}).find("shift_frames") != std::string::npos);
+  CHECK(refuse(options, {x}, {heard}).find("no caches") != std::string::npos);
+  CHECK(refuse(options, {x, cache}, {heard}).find("no output 'new_c'") != std::string::npos);
+  CHECK(refuse(options, {x, cache}, {next}).find("no output 'encoder_out'") != std::string::npos);
+  const TensorSpec open = toy::spec("c", DType::kFp32, {-1, -1});
+  CHECK(refuse(options, {x, open}, {heard, next}).find("one dynamic") != std::string::npos);
+  CHECK(refuse({10, 8, {{"c", {2, -1}}}}, {x, open}, {heard, next}).empty());
+  CHECK(refuse({10, 8, {{"c", {int64_t{1} << 40, -1}}}}, {x, open}, {heard, next}).find("size") !=
+        std::string::npos);
+  CHECK(refuse({10, 8, {{"c", {-1}}}}, {x, open}, {heard, next}).find("1 dimensions") !=
+        std::string::npos);
+}
