@@ -35,11 +35,16 @@ test-cpp:
 	@cmake --build --preset dev
 	@ctest --preset dev
 
+# Most of an end-to-end test is waiting, so one process more than the two cores of a small machine.
+PYTEST_WORKERS ?= 3
 .PHONY: test-python
 test-python:
 	@scripts/bootstrap.sh test
 	@$(SAY) "Python tests"
-	@$(PYTHON_BIN) -m pytest $(PYTEST_ARGS)
+	@$(PYTHON_BIN) -m pytest -n $(PYTEST_WORKERS) --dist loadfile $(PYTEST_ARGS) || { \
+	  status=$$?; [ $$status -eq 1 ] || exit $$status; \
+	  $(SAY) "what failed beside other tests, alone"; \
+	  $(PYTHON_BIN) -m pytest --last-failed --last-failed-no-failures none $(PYTEST_ARGS); }
 
 .PHONY: cuda
 cuda: ## the CUDA kernels: built by nvcc where there is one, registers, spills and machine code inspected

@@ -267,6 +267,8 @@ TEST_CASE("an instance that is given back to be attended to answers its thread, 
   });
   uint64_t id = 0;
   while (attended <= 10) {
+    // An instance that is slower than this thread would never wait, nor be lent.
+    while (batcher.pending() > 4) std::this_thread::yield();
     RequestPtr one = request(collector, id++);
     batcher.push({&one, 1}, false);
     Batch batch;
