@@ -43,7 +43,8 @@ struct EngineStream {
   const std::shared_ptr<SpeechListener> listener;
 
   std::atomic<bool> cancelled{false};
-  std::atomic<bool> hurry{false};       // a final or one ahead of it waits: what is in flight should end soon
+  // A final or one ahead of it waits: what is in flight should end soon.
+  std::atomic<bool> hurry{false};
   std::atomic<std::size_t> backlog{0};  // samples that wait
   std::atomic<bool> told_full{false};
 
@@ -66,7 +67,8 @@ struct EngineStream {
   uint64_t audio_from = 0;   // frame
   TimePoint speech_arrived;
   TimePoint audio_arrived;
-  uint64_t speculative_end = 0;  // frame, of the open segment
+  uint64_t speculative_end = 0;             // frame, of the open segment
+  std::optional<SegmentEvent> due_partial;  // after what is heard together with it
 
   // The engine's job mutex.
   std::deque<SpeechJob> finals;

@@ -189,6 +189,12 @@ void EngineCore::hear_turns(VoiceActivity& voice_activity, std::vector<Turn>& tu
         handle(turn.stream, *std::move(event));
       }
     }
+    if (stream.due_partial) {
+      // With all that is heard of the segment by now: a message has several frames.
+      stream.due_partial->end = stream.segmenter.frames();
+      queue(turn.stream, job_of(stream, *stream.due_partial, SpeechJob::Kind::kPartial));
+      stream.due_partial.reset();
+    }
     // After the finals of this turn have counted themselves.
     release_backlog(stream, turn.taken);
     if (turn.finish) {
@@ -250,14 +256,13 @@ SpeechJob EngineCore::job_of(EngineStream& stream, const SegmentEvent& event,
 
 void EngineCore::handle(const EngineStreamPtr& stream, SegmentEvent event) {
   using Kind = SegmentEvent::Kind;
+  if (event.kind != Kind::kPartial) stream->due_partial.reset();
   switch (event.kind) {
     case Kind::kStarted:
       stream->speculative_end = 0;
       return;
     case Kind::kPartial:
-      if (stream->options.interim_results) {
-        queue(stream, job_of(*stream, event, SpeechJob::Kind::kPartial));
-      }
+      if (stream->options.interim_results) stream->due_partial = std::move(event);
       return;
     case Kind::kSpeculative:
       stream->speculative_end = event.end;

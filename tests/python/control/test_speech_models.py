@@ -15,7 +15,7 @@ import pytest
 import random_speech
 
 from headrace import runtime
-from headrace.control.speech_models import load_speech, read_speech_config
+from headrace.control.speech_models import has_amx, load_speech, read_speech_config
 from headrace.errors import HeadraceError, InvalidArgumentError, NotFoundError
 from headrace.speech import moonshine, whisper
 
@@ -192,6 +192,25 @@ def test_the_recognizer_tells_what_it_is(
     assert (info["name"], info["language_code"]) == ("nonsense", "en-US")
     assert info["offline"] and info["streaming"]
     assert info["parameters"]["family"] == read_speech_config(folder).family
+
+
+@pytest.mark.parametrize(("asked", "computes"), [("f32", "f32"), ("bf16", "bf16")])
+def test_the_encoder_computes_as_asked(tmp_path: Path, asked: str, computes: str) -> None:
+    if computes == "bf16" and not has_amx():
+        pytest.skip("no AMX: OpenVINO may stay in f32")
+    folder = write(tmp_path / "1", "moonshine")
+    (folder / "speech.yaml").write_text(GOOD + f"encoder_precision: {asked}\n")
+    recognizer = load_speech(folder, "precise", threads=1)
+    assert f"CPU {computes}," in recognizer.info["parameters"]["runtime"]
+
+
+def test_amx_is_a_word_of_its_own(tmp_path: Path) -> None:
+    flags = tmp_path / "cpuinfo"
+    assert not has_amx(flags)
+    flags.write_text("flags\t: fpu avx512_bf16 amx_tile\n")
+    assert not has_amx(flags)
+    flags.write_text("flags\t: fpu amx_bf16 amx_tile\n")
+    assert has_amx(flags)
 
 
 def damage_yaml(text: str) -> Callable[[Path], None]:
