@@ -162,7 +162,7 @@ Status check(const RivaConfig& config) {
     return Status::invalid_argument("more than " + std::to_string(kMaxRivaPhrases) +
                                     " phrases in speech_contexts");
   }
-  return {};
+  return check_phrase_sizes(config.phrases);
 }
 
 template <class Message, class Read>

@@ -45,7 +45,24 @@ struct SpeechEndpointing {
 struct SpeechPhrase {
   std::string text;
   float boost = 0;
+  bool operator==(const SpeechPhrase&) const = default;
 };
+
+inline constexpr std::size_t kMaxPhraseBytes = 256;
+inline constexpr std::size_t kMaxPhrasesBytes = 64 * 1024;  // all together
+
+// INVALID_ARGUMENT beyond: they are spelled while other calls wait.
+inline Status check_phrase_sizes(std::span<const SpeechPhrase> phrases) {
+  std::size_t bytes = 0;
+  bool fits = true;
+  for (const SpeechPhrase& phrase : phrases) {
+    bytes += phrase.text.size();
+    fits = fits && phrase.text.size() <= kMaxPhraseBytes;
+  }
+  if (fits && bytes <= kMaxPhrasesBytes) return {};
+  return Status::invalid_argument(
+      "speech_contexts: a phrase has at most 256 bytes, all together 64 KiB");
+}
 
 struct SpeechOptions {
   bool interim_results = false;

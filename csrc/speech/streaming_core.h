@@ -1,6 +1,6 @@
 // StreamingCore: the state that StreamingEngine's workers and streams share; it outlives all of them.
 //
-// Locks: mutex_ and a stream's inbox_mutex are never held together, nor across a run of a network or a call of a
+// Locks: mutex_, phrases_mutex_ and a stream's inbox_mutex are never held together, nor across a run of a network or a call of a
 // listener.
 #pragma once
 
@@ -55,7 +55,7 @@ class StreamingCore {
   };
 
   Status check(const SpeechOptions& options) const;
-  Result<std::shared_ptr<const PhraseTrie>> prefer(const std::vector<SpeechPhrase>& phrases) const;
+  Result<std::shared_ptr<const PhraseTrie>> prefer(const std::vector<SpeechPhrase>& phrases);
   void list(const StreamingStreamPtr& stream);
   bool take(std::vector<StreamingStreamPtr>& streams);
   bool fill(StreamingStream& stream);
@@ -65,6 +65,7 @@ class StreamingCore {
   void hand_on(const StreamingStreamPtr& stream);
   void fail(const StreamingStreamPtr& stream, const Status& status, bool mine);
   void begin_anew(StreamingStream& stream) const;
+  void next_utterance(StreamingStream& stream) const;
 
   Said said(const StreamingStream& stream) const;
   double heard_s(const StreamingStream& stream) const;
@@ -75,12 +76,20 @@ class StreamingCore {
   void show_final(StreamingStream& stream);
   TimePoint arrival_of(StreamingStream& stream, uint64_t sample) const;
   void release_backlog(StreamingStream& stream, std::size_t samples) const;
+  std::size_t tail_samples() const {
+    return std::size_t{options_.tail_ms} * kSpeechSampleRate / 1000;
+  }
 
   const StreamingEngineOptions options_;
   const StreamingNetworks networks_;
   const TokenTable tokens_;
   const PhraseSpeller speller_;
   const std::shared_ptr<const Fbank> fbank_;
+
+  // The channels of a call prefer the same.
+  std::mutex phrases_mutex_;
+  std::vector<SpeechPhrase> preferred_;      // phrases_mutex_
+  std::weak_ptr<const PhraseTrie> phrases_;  // phrases_mutex_; of these
 
   mutable std::mutex mutex_;
   std::condition_variable wake_;

@@ -14,6 +14,15 @@ namespace {
 constexpr float kBoost = 1.5F;
 constexpr float kMaxBoost = 10;
 
+// For messages.
+std::string shortened(const std::string& text) {
+  constexpr std::size_t kMost = 64;
+  if (text.size() <= kMost) return valid_utf8(text);
+  std::size_t end = kMost;
+  while (end > 0 && (text[end] & 0xc0) == 0x80) --end;  // not within a letter
+  return valid_utf8(std::string_view(text).substr(0, end)) + "...";
+}
+
 class Stream final : public SpeechStream {
  public:
   Stream(std::shared_ptr<StreamingCore> core, StreamingStreamPtr stream)
@@ -90,12 +99,21 @@ Status StreamingCore::check(const SpeechOptions& options) const {
 
 // Null without phrases.
 Result<std::shared_ptr<const PhraseTrie>> StreamingCore::prefer(
-    const std::vector<SpeechPhrase>& phrases) const {
+    const std::vector<SpeechPhrase>& phrases) {
+  if (phrases.empty()) return std::shared_ptr<const PhraseTrie>();
+  if (Status status = check_phrase_sizes(phrases); !status.ok()) return status;
+  {
+    const std::lock_guard lock(phrases_mutex_);
+    if (preferred_ == phrases) {
+      if (std::shared_ptr<const PhraseTrie> known = phrases_.lock()) return known;
+    }
+  }
   std::vector<PhraseTrie::Phrase> spelled;
   for (const SpeechPhrase& phrase : phrases) {
+    if (phrase.text.find_first_not_of(" \t\r\n") == std::string::npos) continue;
     std::optional<std::vector<int64_t>> tokens = speller_.spell(phrase.text);
     if (!tokens) {
-      return Status::invalid_argument("speech_contexts: '" + valid_utf8(phrase.text) +
+      return Status::invalid_argument("speech_contexts: '" + shortened(phrase.text) +
                                       "' has letters that this model does not write");
     }
     const float boost = phrase.boost == 0 ? kBoost : phrase.boost;
@@ -103,7 +121,11 @@ Result<std::shared_ptr<const PhraseTrie>> StreamingCore::prefer(
     spelled.push_back({*std::move(tokens), std::clamp(boost, -kMaxBoost, kMaxBoost)});
   }
   if (spelled.empty()) return std::shared_ptr<const PhraseTrie>();
-  return std::shared_ptr<const PhraseTrie>(std::make_shared<PhraseTrie>(spelled));
+  std::shared_ptr<const PhraseTrie> made = std::make_shared<PhraseTrie>(spelled);
+  const std::lock_guard lock(phrases_mutex_);
+  preferred_ = phrases;
+  phrases_ = made;
+  return made;
 }
 
 Result<StreamingStreamPtr> StreamingCore::open(const SpeechOptions& options,
@@ -176,6 +198,8 @@ void StreamingCore::force_end(const StreamingStreamPtr& stream) {
     if (stream->finished) return;
     if (!stream->forced_ends.empty() && stream->forced_ends.back() == stream->arrived) return;
     stream->forced_ends.push_back(stream->arrived);
+    // The silence behind it is heard like audio.
+    stream->backlog += tail_samples();
   }
   list(stream);
 }

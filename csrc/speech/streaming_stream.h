@@ -69,6 +69,7 @@ struct StreamingStream {
   double frame_ms = 40;  // of the network's output
   std::vector<int64_t> shown;
   bool showed = false;    // something of this utterance
+  uint64_t empty = 0;     // chunks in a row after which it has no token
   bool told_end = false;  // the final was told ahead
 };
 

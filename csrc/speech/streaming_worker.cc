@@ -11,6 +11,10 @@ namespace {
 
 constexpr double kSampleMs = 1000.0 / kSpeechSampleRate;
 
+// Scores of hypotheses are compared per token: after a long silence any token would make one better. So the
+// scores begin anew from time to time.
+constexpr double kLongSilenceMs = 2400;
+
 // Whole files wait for those who listen, but not for ever.
 bool can_wait(const StreamingStream& stream, TimePoint now) {
   return stream.options.offline && now - stream.ready_since < std::chrono::seconds(2);
@@ -88,6 +92,7 @@ void StreamingCore::work(StreamingWorker& worker) {
 bool StreamingCore::fill(StreamingStream& stream) {
   const std::size_t chunk = networks_.encoder->chunk();
   std::vector<float> samples;
+  std::size_t released = 0;
   if (stream.draining == StreamingStream::Draining::kNo) {
     const std::size_t lacking = stream.features.lacking(chunk);
     const std::lock_guard lock(stream.inbox_mutex);
@@ -109,14 +114,18 @@ bool StreamingCore::fill(StreamingStream& stream) {
     if (taken < lacking && (forced || stream.finished)) {
       stream.draining =
           forced ? StreamingStream::Draining::kForced : StreamingStream::Draining::kFinish;
-      if (forced) stream.forced_ends.pop_front();
+      if (forced) {
+        stream.forced_ends.pop_front();
+        released = tail_samples();
+      }
     }
   }
   if (!samples.empty()) {
     stream.features.push(samples);
     stream.taken += samples.size();
-    release_backlog(stream, samples.size());
+    released += samples.size();
   }
+  if (released > 0) release_backlog(stream, released);
   if (stream.draining != StreamingStream::Draining::kNo && !stream.tail_heard) drain(stream, chunk);
   return stream.features.frames() >= chunk;
 }
@@ -124,11 +133,12 @@ bool StreamingCore::fill(StreamingStream& stream) {
 // Silence behind the end: so much that all audio is in the past of a chunk's output.
 void StreamingCore::drain(StreamingStream& stream, std::size_t chunk) const {
   stream.tail_heard = true;
-  if (stream.taken == stream.origin) return;
+  // Nothing, or less than a frame.
+  if (stream.chunks == 0 && stream.features.frames() == 0) return;
   const std::size_t shift = networks_.encoder->shift();
   const std::size_t left = stream.features.frames();
   const std::size_t whole = (left + shift - 1) / shift;
-  std::vector<float> silence(std::size_t{options_.tail_ms} * kSpeechSampleRate / 1000);
+  std::vector<float> silence(tail_samples());
   stream.features.push(silence);
   if (whole > 0) {
     silence.assign(stream.features.lacking((whole - 1) * shift + chunk), 0);
@@ -177,8 +187,20 @@ void StreamingCore::tell(StreamingStream& stream) {
   // The end of what drains is told when all is heard.
   if (stream.draining != StreamingStream::Draining::kNo) return;
   const Said now = said(stream);
-  if (now.tokens.empty()) return;
   const double silent_ms = now.silence * stream.frame_ms;
+  if (now.tokens.empty()) {
+    // What a beam has shown and taken back is retracted by a final without text, unless it thinks better of it.
+    ++stream.empty;
+    const double empty_ms =
+        static_cast<double>(stream.empty * networks_.encoder->shift() * Fbank::kHop) * kSampleMs;
+    if (stream.showed) {
+      if (std::min(silent_ms, empty_ms) >= stream.stop_ms) show_final(stream);
+    } else if (silent_ms >= kLongSilenceMs) {
+      next_utterance(stream);
+    }
+    return;
+  }
+  stream.empty = 0;
   const uint64_t heard = stream.chunks * networks_.encoder->shift() * Fbank::kHop;
   const double length_ms =
       static_cast<double>(stream.origin + heard) * kSampleMs - time_ms(stream, now.frames.front());
@@ -269,6 +291,15 @@ void StreamingCore::begin_anew(StreamingStream& stream) const {
   stream.tail_heard = false;
 }
 
+void StreamingCore::next_utterance(StreamingStream& stream) const {
+  stream.empty = 0;
+  if (stream.transducer) {
+    stream.transducer->next_utterance();
+  } else {
+    stream.ctc.next_utterance();
+  }
+}
+
 StreamingCore::Said StreamingCore::said(const StreamingStream& stream) const {
   if (!stream.transducer) {
     const CtcState& ctc = stream.ctc;
@@ -355,11 +386,7 @@ void StreamingCore::show_final(StreamingStream& stream) {
   stream.shown.clear();
   stream.showed = false;
   stream.told_end = false;
-  if (stream.transducer) {
-    stream.transducer->next_utterance();
-  } else {
-    stream.ctc.next_utterance();
-  }
+  next_utterance(stream);
   if (tells) stream.listener->on_result(std::move(result));
 }
 

@@ -90,6 +90,10 @@ std::size_t TransducerState::agreed() const {
 }
 
 void TransducerState::next_utterance() {
+  // A phrase that the utterance's end breaks off gives nothing to the next one.
+  if (phrases_ != nullptr) {
+    for (TransducerHypothesis& each : hypotheses_) each.score -= phrases_->given(each.phrase);
+  }
   double most = hypotheses_[0].score;
   for (const TransducerHypothesis& each : hypotheses_) most = std::max(most, each.score);
   std::vector<TransducerHypothesis> kept;

@@ -102,6 +102,7 @@ class EngineBuilds:
         self._lock = threading.Lock()
         self._builds: dict[tuple[str, int], _Build] = {}  # the last of each version; by _lock
         self._queue: deque[_Build] = deque()  # by _lock
+        self._current: _Build | None = None  # by _lock
         self._fresh: set[str] = set()  # keys of engines that were built here; by _lock
         self._failures: dict[str, str] = {}  # why there is no engine of a key; by _lock
         self._thread: threading.Thread | None = None
@@ -116,10 +117,14 @@ class EngineBuilds:
             return self._given
 
     def start(self, job: EngineJob) -> None:
+        """Instead of what is being built for this version."""
         build = _Build(job)
         with self._lock:
             if self._stopping:
+                build.ended.set()
                 return
+            if (before := self._builds.get((job.model, job.version))) is not None:
+                self._cancel(before)
             self._builds[job.model, job.version] = build
             self._queue.append(build)
             if self._thread is None:
@@ -130,21 +135,25 @@ class EngineBuilds:
         """Does not wait for the process to end. What has ended stays as it is."""
         with self._lock:
             build = self._builds.get((job.model, job.version))
-            if build is None or build.job is not job:
-                return
-            if build.state in ("waiting", "building", "ready"):
-                build.state = "cancelled"
-                if build.process is not None:
-                    build.process.kill()
+            if build is not None and build.job is job:
+                self._cancel(build)
+
+    @staticmethod
+    def _cancel(build: _Build) -> None:
+        """Under the lock."""
+        if build.state in ("waiting", "building", "ready"):
+            build.state = "cancelled"
+            if build.process is not None:
+                build.process.kill()
 
     def stop(self) -> None:
         """Waits until no process is left. Idempotent."""
         with self._lock:
             self._stopping = True
-            self._queue.clear()
-            for build in self._builds.values():
-                if build.process is not None:
-                    build.process.kill()
+            while self._queue:
+                self._queue.popleft().ended.set()
+            if self._current is not None and self._current.process is not None:
+                self._current.process.kill()
             thread, self._thread = self._thread, None
         if thread is not None:
             thread.join()
@@ -154,10 +163,8 @@ class EngineBuilds:
     def set_state(self, job: EngineJob, state: State, text: str = "") -> None:
         with self._lock:
             build = self._builds.get((job.model, job.version))
-            if build is not None and build.job.key == job.key and build.state != "cancelled":
+            if build is not None and build.job is job and build.state != "cancelled":
                 build.state, build.text = state, text
-            if state == "failed":
-                self._failures[job.key] = text
 
     def state(self, model: str, version: int) -> tuple[State, str] | None:
         with self._lock:
@@ -194,7 +201,7 @@ class EngineBuilds:
                 if not self._queue or self._stopping:
                     self._thread = None
                     return
-                build = self._queue.popleft()
+                build = self._current = self._queue.popleft()
                 self._set(build, "building", "")
             try:
                 self._tell(build, "building", "")
@@ -203,7 +210,7 @@ class EngineBuilds:
                 _log.exception("%s: building its engine", build.job)
                 error = f"{type(unexpected).__name__}: {unexpected}"
             with self._lock:
-                build.process = None
+                build.process = self._current = None
                 cancelled = build.state == "cancelled" or self._stopping
                 if not cancelled:
                     self._set(build, "failed" if error else "ready", error)

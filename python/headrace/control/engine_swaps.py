@@ -42,20 +42,21 @@ class EngineSwaps:
         self._swapper = swapper
         self._background = background
         self._lock = threading.Lock()
-        self._wanted: dict[str, Wanted] = {}  # what a job's version was loaded as; by _lock
+        # What a job's version was loaded as, by the job's id(): files may be loaded again while
+        # an engine of the same key is built. By _lock.
+        self._wanted: dict[int, tuple[EngineJob, Wanted]] = {}
 
     def follow(self, wanted: Wanted, loaded: LoadedVersion) -> None:
         """`loaded` has begun to serve in the place of its engine, which is built from now on."""
         job = loaded.engine
         assert job is not None
         with self._lock:
-            self._wanted[_name(job)] = wanted
+            self._wanted[id(job)] = (job, wanted)
 
         def cancel() -> None:
             self._builds.cancel(job)
             with self._lock:
-                if self._wanted.get(_name(job)) is wanted:
-                    del self._wanted[_name(job)]
+                self._wanted.pop(id(job), None)
 
         loaded.on_close.append(cancel)
         self._builds.start(job)
@@ -84,7 +85,7 @@ class EngineSwaps:
         began = time.monotonic()
         with self._registry.turn(job.model) as record:
             with self._lock:
-                wanted = self._wanted.pop(_name(job), None)
+                _, wanted = self._wanted.pop(id(job), (job, None))
             ready = record.ready()
             before = next((v for v in ready if v.engine is job), None)
             if wanted is None or before is None or self._registry.stopping:
@@ -109,7 +110,3 @@ class EngineSwaps:
             self._desired.refine(before.fingerprint, refined)
             self._builds.set_state(job, "serving")
             self._swapper.put_in_service([prepared])
-
-
-def _name(job: EngineJob) -> str:
-    return f"{job.model}/{job.version}/{job.key}"

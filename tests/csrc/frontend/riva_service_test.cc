@@ -414,6 +414,8 @@ TEST_CASE("what is wrong with a stream is told") {
   std::string phrases;
   for (std::size_t i = 0; i <= kMaxRivaPhrases; ++i) phrases += field(1, "p");
   CHECK(status_of(with([&](auto& f) { f.more = field(6, phrases); })).first == 3);
+  const std::string long_phrase = field(1, std::string(257, 'p'));
+  CHECK(status_of(with([&](auto& f) { f.more = field(6, long_phrase); })).first == 3);
   CHECK(status_of(with([&](auto& f) { f.model = "\xff"; })).first == 13);
 
   Service service;

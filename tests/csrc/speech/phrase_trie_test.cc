@@ -84,3 +84,37 @@ TEST_CASE("phrase speller: as few pieces as can be, or those whose scores are be
   CHECK_FALSE(TokenTable::parse("IFRI 0 nan\n"));
   CHECK_FALSE(TokenTable::parse("IFRI 0 1 2\n"));
 }
+
+TEST_CASE("phrase trie: what an unfinished phrase has given") {
+  const PhraseTrie trie({{{1, 2, 3}, 1.5F}});
+  CHECK(trie.given(hear(trie, {1, 2}).node) == doctest::Approx(3));
+  CHECK(trie.given(hear(trie, {1, 2, 3}).node) == 0);
+}
+
+TEST_CASE("phrase speller: bytes only where nothing else will do") {
+  // Bytes 0x41 ("A") and 0xE4 0xBD 0xA0 (U+4F60), " A", "A", " ", U+597D
+  const std::string text =
+      "QQ== 0 -10000\n5A== 1 0\nvQ== 2 0\noA== 3 0\nIEE= 4 -9\nQQ== 5 -9\nIA== 6 -9\n5aW9 7 -9\n";
+  const Result<TokenTable> table = TokenTable::parse(text);
+  REQUIRE(static_cast<bool>(table));
+  const PhraseSpeller speller(*table);
+  CHECK(*speller.spell("AA") == std::vector<int64_t>{4, 5});
+  // In capitals no bytes are needed; here there is no other way.
+  CHECK(*speller.spell("a") == std::vector<int64_t>{4});
+  CHECK(*speller.spell("\xe5\xa5\xbd") == std::vector<int64_t>{7});
+  CHECK(*speller.spell("\xe4\xbd\xa0\xe5\xa5\xbd") == std::vector<int64_t>{1, 2, 3, 7});
+}
+
+TEST_CASE("phrase speller: Chinese words begin without a space, beside others") {
+  // " A", "A", " ", U+4F60, U+597D, " " U+4E2D
+  const std::string text = "IEE= 0\nQQ== 1\nIA== 2\n5L2g 3\n5aW9 4\nIOS4rQ== 5\n";
+  const Result<TokenTable> table = TokenTable::parse(text);
+  REQUIRE(static_cast<bool>(table));
+  const PhraseSpeller speller(*table);
+  CHECK(*speller.spell("\xe4\xbd\xa0\xe5\xa5\xbd") == std::vector<int64_t>{3, 4});
+  CHECK(*speller.spell("A\xe4\xbd\xa0"
+                       "A \xe5\xa5\xbd") == std::vector<int64_t>{0, 3, 0, 4});
+  CHECK(*speller.spell("\xe4\xb8\xad") == std::vector<int64_t>{5});
+  CHECK_FALSE(speller.spell("\xe4\xbd"));  // cut short
+  CHECK_FALSE(speller.spell("\xed\x95\x9c"));
+}

@@ -2,6 +2,7 @@
 
 #include <doctest/doctest.h>
 
+#include <algorithm>
 #include <atomic>
 #include <cmath>
 #include <condition_variable>
@@ -125,10 +126,75 @@ TokenTable letters() {
 }
 
 std::shared_ptr<SpeechRecognizer> engine(StreamingEngineOptions options = {},
-                                         toy::Function function = spell) {
+                                         toy::Function function = spell, uint32_t tail_ms = 0) {
   StreamingNetworks networks;
   networks.encoder = *StreamingNetwork::create({kChunk, kShift, {}}, model(std::move(function)));
   networks.blank = kBlank;
+  options.tail_ms = tail_ms;
+  return *make_streaming_engine(options, networks, letters());
+}
+
+// A transducer that hears whether the last frame of a chunk is loud: then 'a' is as likely as nothing. Otherwise
+// nothing is likely, but for who thinks that 'a' was the last token.
+constexpr std::size_t kHeard = 2;  // frames of a chunk
+
+Status hear_loud(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
+  const auto rows = static_cast<std::size_t>(in[0].shape[0]);
+  std::vector<float> heard(rows * kHeard, 0.0F);
+  for (std::size_t row = 0; row < rows; ++row) {
+    const float* const features = in[0].as<float>() + row * kChunk * kBands;
+    const bool loud = *std::max_element(features, features + kShift * kBands) > -8;
+    heard[(row + 1) * kHeard - 1] = loud ? 1 : 0;
+  }
+  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], kHeard, 1}, heard));
+  out.push_back(in[1]);
+  return {};
+}
+
+Status remember(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
+  std::vector<float> last;
+  for (int64_t row = 0; row < in[0].shape[0]; ++row) {
+    last.push_back(static_cast<float>(in[0].as<int64_t>()[row]));
+  }
+  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], 1}, last));
+  return {};
+}
+
+Status join(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
+  const auto rows = static_cast<std::size_t>(in[0].shape[0]);
+  std::vector<float> logits;
+  for (std::size_t row = 0; row < rows; ++row) {
+    const bool loud = in[0].as<float>()[row] > 0;
+    const bool doubts = in[1].as<float>()[row] == 0;
+    for (int64_t token = 0; token <= kBlank; ++token) {
+      const bool likely = token == kBlank || (loud && token == 0);
+      const float quiet = likely ? std::log(0.97F) : std::log(0.03F / kBlank);
+      logits.push_back(doubts ? 0 : loud ? (likely ? 0 : -20.0F) : quiet);
+    }
+  }
+  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], kBlank + 1}, logits));
+  return {};
+}
+
+std::shared_ptr<SpeechRecognizer> transducer(std::size_t paths) {
+  StreamingNetworks networks;
+  const auto encoder = std::make_shared<toy::ToyModel>(
+      std::vector<TensorSpec>{toy::spec("x", DType::kFp32, {-1, kChunk, kBands}),
+                              toy::spec("c", DType::kFp32, {-1, 1})},
+      std::vector<TensorSpec>{toy::spec("encoder_out", DType::kFp32, {-1, kHeard, 1}),
+                              toy::spec("new_c", DType::kFp32, {-1, 1})},
+      hear_loud);
+  networks.encoder = *StreamingNetwork::create({kChunk, kShift, {}}, encoder);
+  const auto decoder = std::make_shared<toy::ToyModel>(
+      std::vector<TensorSpec>{toy::spec("y", DType::kInt64, {-1, 1})},
+      std::vector<TensorSpec>{toy::spec("decoder_out", DType::kFp32, {-1, 1})}, remember);
+  const auto joiner = std::make_shared<toy::ToyModel>(
+      std::vector<TensorSpec>{toy::spec("encoder_out", DType::kFp32, {-1, 1}),
+                              toy::spec("decoder_out", DType::kFp32, {-1, 1})},
+      std::vector<TensorSpec>{toy::spec("logit", DType::kFp32, {-1, kBlank + 1})}, join);
+  networks.transducer = *TransducerNetwork::create(kBlank, -1, decoder, joiner);
+  StreamingEngineOptions options;
+  options.paths = paths;
   options.tail_ms = 0;
   return *make_streaming_engine(options, networks, letters());
 }
@@ -300,6 +366,99 @@ TEST_CASE("streaming engine: bounds, refusals and vanishing clients") {
   late.endpointing.stop_history_ms = 70'000;
   CHECK(recognizer->open(late, listener).error().code() == StatusCode::kInvalidArgument);
   CHECK(recognizer->statistics().streams_refused == 1);
+}
+
+TEST_CASE("streaming engine: a beam says nothing in a long silence") {
+  auto recognizer = transducer(4);
+  auto listener = std::make_shared<Listener>();
+  SpeechOptions options;
+  options.interim_results = true;
+  auto stream = *recognizer->open(options, listener);
+  for (int minute = 0; minute < 2; ++minute) stream->push(sound(std::string(750, '.')));
+  stream->finish();
+  CHECK(listener->wait_for_end().ok());
+  CHECK(listener->results().empty());
+}
+
+TEST_CASE("streaming engine: what a beam takes back is retracted") {
+  auto recognizer = transducer(4);
+  auto listener = std::make_shared<Listener>();
+  SpeechOptions options;
+  options.interim_results = true;
+  auto stream = *recognizer->open(options, listener);
+  stream->push(sound("#.........."));
+  listener->wait([&] { return listener->results().size() == 2; });
+  CAPTURE(listener->results()[1].transcript);
+  CHECK(listener->results()[0].transcript == "a");
+  CHECK_FALSE(listener->results()[0].is_final);
+  CHECK(listener->results()[1].transcript.empty());
+  CHECK(listener->results()[1].is_final);
+  stream->finish();
+  CHECK(listener->wait_for_end().ok());
+  CHECK(listener->results().size() == 2);
+}
+
+TEST_CASE("streaming engine: phrases have bounds") {
+  auto recognizer = transducer(1);
+  auto listener = std::make_shared<Listener>();
+  const auto open = [&](std::vector<SpeechPhrase> phrases) {
+    SpeechOptions options;
+    options.phrases = std::move(phrases);
+    const auto stream = recognizer->open(options, listener);
+    return stream ? Status() : stream.error();
+  };
+  CHECK(open({{"abc", 0}, {"", 0}, {" \t", 0}}).ok());
+  CHECK(open({{"", 0}}).ok());
+  CHECK(open({{std::string(256, 'a'), 0}}).ok());
+  CHECK(open({{std::string(257, 'a'), 0}}).code() == StatusCode::kInvalidArgument);
+  CHECK(open(std::vector<SpeechPhrase>(256, {std::string(256, 'a'), 0})).ok());
+  CHECK(open(std::vector<SpeechPhrase>(257, {std::string(256, 'a'), 0})).message() ==
+        "speech_contexts: a phrase has at most 256 bytes, all together 64 KiB");
+  const Status unknown = open({{std::string(63, 'a') + "\xc3\xbc" + std::string(99, 'a'), 0}});
+  CHECK(unknown.message().find("'" + std::string(63, 'a') + "...'") != std::string::npos);
+}
+
+TEST_CASE("streaming engine: the silence of forced ends counts as audio that waits") {
+  StreamingEngineOptions options;
+  options.max_backlog_s = 1.5;
+  std::mutex gate;
+  auto recognizer = engine(
+      options,
+      [&](const auto& in, auto& out) {
+        const std::lock_guard lock(gate);
+        return spell(in, out);
+      },
+      800);
+  auto listener = std::make_shared<Listener>();
+  auto stream = *recognizer->open({}, listener);
+  {
+    const std::lock_guard lock(gate);
+    stream->push(sound("#."));
+    stream->force_end_of_utterance();
+    stream->force_end_of_utterance();
+    CHECK_FALSE(stream->backlog_full());
+    stream->push(std::vector<float>(1));
+    stream->force_end_of_utterance();
+    CHECK(stream->backlog_full());
+  }
+  listener->wait([&] { return listener->rooms() == 1; });
+  CHECK_FALSE(stream->backlog_full());
+  stream->finish();
+  CHECK(listener->wait_for_end().ok());
+  CHECK(listener->finals() == "a");
+}
+
+TEST_CASE("streaming engine: less than a frame is not worth a run") {
+  auto recognizer = engine({}, spell, 800);
+  auto listener = std::make_shared<Listener>();
+  auto stream = *recognizer->open({}, listener);
+  for (int i = 0; i < 5; ++i) {
+    stream->push(std::vector<float>(1));
+    stream->force_end_of_utterance();
+  }
+  stream->finish();
+  CHECK(listener->wait_for_end().ok());
+  CHECK(recognizer->statistics().decoder_steps == 0);
 }
 
 TEST_CASE("streaming engine: a model that goes ends its streams") {

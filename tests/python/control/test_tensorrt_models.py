@@ -406,6 +406,53 @@ def test_new_files_end_the_build_of_the_old(serve, repository, builder) -> None:
     assert answer(client) == 6
 
 
+def test_a_reload_ends_the_build_and_stopping_that_of_the_reload(
+    serve, repository, builder
+) -> None:
+    """Neither waits for a builder to finish."""
+    (builder / "hold").touch()
+    server, client = serve()
+    first = began(builder)
+    repository.add("m", 5)
+    client.load("m")
+    eventually(lambda: gone(first), "the builder of the old ended")
+    eventually(lambda: builds(builder) == 2, "the next one began")
+    eventually(lambda: began(builder) != first, "the next one is at work")
+    second = began(builder)
+    repository.add("m", 6)
+    client.load("m")
+    assert answer(client) == 7
+    assert server.stop(grace_s=60)
+    eventually(lambda: gone(second), "the builder of the reload ended")
+    assert server.manager.engines.wait("m", 1, 60)
+
+
+def test_a_reload_that_needs_the_same_engine_gets_it(serve, repository, builder) -> None:
+    (builder / "hold").touch()
+    server, client = serve()
+    began(builder)
+    repository.put("m/config.pbtxt", TENSORRT + ' parameters { key: "note" }')
+    client.load("m")
+    assert "note" in client.model_config("m").parameters
+    (builder / "go").touch()
+    eventually(lambda: "stand-in" in runs_on(client), "the engine serves")
+    assert "note" in client.model_config("m").parameters
+    assert state(server) == "serving"
+
+
+def test_stopping_ends_what_waits_for_its_turn(repository, start_server, builder) -> None:
+    (builder / "hold").touch()
+    for model in ("m", "n"):
+        repository.add(model, 1)
+        repository.put(f"{model}/config.pbtxt", TENSORRT)
+    server = start_server(load_model=("m",))
+    began(builder)
+    server.manager.load("n")
+    assert state(server, "n") == "waiting"
+    assert server.stop(grace_s=60)
+    assert server.manager.engines.wait("n", 1, 60)
+
+
 def test_loads_and_unloads_at_any_moment(serve, repository, builder) -> None:
     """Whatever state the engine is in when its version goes, the next one ends in service, and no
     process is left."""
