@@ -367,6 +367,8 @@ def _started(
         path=entry.path / str(number) if entry is not None else None,
         on_close=warmed.loaded.closers,
         engine=warmed.loaded.engine,
+        on_engine=warmed.loaded.on_engine,
+        no_engine=warmed.loaded.no_engine,
     )
 
 
