@@ -181,7 +181,14 @@ class VersionLoader:
 
         with self._slots if low_priority else nullcontext():
             return load_speech_version(
-                entry, number, artifact, config, policy, fingerprint=fingerprint, plan=plan
+                entry,
+                number,
+                artifact,
+                config,
+                policy,
+                fingerprint=fingerprint,
+                plan=plan,
+                low_priority=low_priority,
             )
 
     def _with_best_threads(self, model: str, plan: Plan, warm: Callable[[int], _Warm]) -> _Warm:
