@@ -184,41 +184,43 @@ void bind_speech(py::module_& module) {
                              [](Conversation& self) { return self.answers->end().has_value(); });
 
   py::class_<SpeechRecognizer, std::shared_ptr<SpeechRecognizer>>(module, "SpeechRecognizer")
-      .def(py::init([](std::string name, std::string language_code,
-                       std::map<std::string, std::string> parameters,
-                       std::shared_ptr<Model> encoder, std::shared_ptr<Model> decoder,
-                       std::shared_ptr<Model> vad, const std::string& tokens,
-                       std::vector<int64_t> prompt, int64_t eos, float max_tokens_per_second,
-                       float min_context_s, std::vector<int64_t> suppressed,
-                       std::vector<int64_t> suppressed_first, uint32_t threads,
-                       std::size_t max_streams, std::size_t max_batch, uint32_t max_wait_ms) {
-             Result<std::shared_ptr<SpeechRecognizer>> made = [&] {
-               const py::gil_scoped_release release;
-               using Made = Result<std::shared_ptr<SpeechRecognizer>>;
-               Result<TokenTable> table = TokenTable::load(tokens);
-               if (!table) return Made(table.error());
-               auto network = SegmentNetwork::create(
-                   segment_options(std::move(prompt), eos, max_tokens_per_second, min_context_s,
-                                   std::move(suppressed), std::move(suppressed_first)),
-                   std::move(encoder), std::move(decoder));
-               if (!network) return Made(network.error());
-               SpeechEngineOptions options;
-               options.info.name = std::move(name);
-               options.info.language_code = std::move(language_code);
-               options.info.parameters = std::move(parameters);
-               options.threads = threads;
-               options.max_streams = max_streams;
-               options.max_batch = max_batch;
-               options.max_wait = Milliseconds(max_wait_ms);
-               return make_speech_engine(std::move(options), *std::move(network), std::move(vad),
-                                         *std::move(table));
-             }();
-             return value_or_raise(std::move(made));
-           }),
+      .def(py::init(
+               [](std::string name, std::string language_code,
+                  std::map<std::string, std::string> parameters, std::shared_ptr<Model> encoder,
+                  std::shared_ptr<Model> decoder, std::shared_ptr<Model> vad,
+                  const std::string& tokens, std::vector<int64_t> prompt, int64_t eos,
+                  float max_tokens_per_second, float min_context_s, std::vector<int64_t> suppressed,
+                  std::vector<int64_t> suppressed_first, uint32_t threads, std::size_t max_streams,
+                  std::size_t max_batch, uint32_t max_wait_ms, bool low_priority) {
+                 Result<std::shared_ptr<SpeechRecognizer>> made = [&] {
+                   const py::gil_scoped_release release;
+                   using Made = Result<std::shared_ptr<SpeechRecognizer>>;
+                   Result<TokenTable> table = TokenTable::load(tokens);
+                   if (!table) return Made(table.error());
+                   auto network = SegmentNetwork::create(
+                       segment_options(std::move(prompt), eos, max_tokens_per_second, min_context_s,
+                                       std::move(suppressed), std::move(suppressed_first)),
+                       std::move(encoder), std::move(decoder));
+                   if (!network) return Made(network.error());
+                   SpeechEngineOptions options;
+                   options.info.name = std::move(name);
+                   options.info.language_code = std::move(language_code);
+                   options.info.parameters = std::move(parameters);
+                   options.threads = threads;
+                   options.max_streams = max_streams;
+                   options.max_batch = max_batch;
+                   options.max_wait = Milliseconds(max_wait_ms);
+                   options.low_priority = low_priority;
+                   return make_speech_engine(std::move(options), *std::move(network),
+                                             std::move(vad), *std::move(table));
+                 }();
+                 return value_or_raise(std::move(made));
+               }),
            py::kw_only(), "name"_a, "language_code"_a, "parameters"_a, "encoder"_a, "decoder"_a,
            "vad"_a, "tokens"_a, "prompt"_a, "eos"_a, "max_tokens_per_second"_a, "min_context_s"_a,
            "suppressed"_a = std::vector<int64_t>(), "suppressed_first"_a = std::vector<int64_t>(),
-           "threads"_a = 1, "max_streams"_a = 1024, "max_batch"_a = 4, "max_wait_ms"_a = 1000)
+           "threads"_a = 1, "max_streams"_a = 1024, "max_batch"_a = 4, "max_wait_ms"_a = 1000,
+           "low_priority"_a = false)
       .def_static(
           "streaming",
           [](std::string name, std::string language_code,
@@ -227,7 +229,8 @@ void bind_speech(py::module_& module) {
              int64_t blank, int64_t unknown, const std::string& features, std::size_t chunk_frames,
              std::size_t shift_frames, std::map<std::string, std::vector<int64_t>> caches,
              std::size_t paths, uint32_t stop_ms, uint32_t tail_ms, uint32_t threads,
-             std::size_t max_streams, std::size_t max_batch, uint32_t max_wait_ms) {
+             std::size_t max_streams, std::size_t max_batch, uint32_t max_wait_ms,
+             bool low_priority) {
             if ((decoder == nullptr) != (joiner == nullptr)) {
               throw py::value_error("a transducer has a decoder and a joiner");
             }
@@ -251,6 +254,7 @@ void bind_speech(py::module_& module) {
             engine.max_streams = max_streams;
             engine.max_batch = max_batch;
             engine.max_wait = Milliseconds(max_wait_ms);
+            engine.low_priority = low_priority;
             Result<std::shared_ptr<SpeechRecognizer>> made = [&] {
               const py::gil_scoped_release release;
               return make_streaming(std::move(parts));
@@ -262,7 +266,8 @@ void bind_speech(py::module_& module) {
           "blank"_a = 0, "unknown"_a = -1, "features"_a = "kaldi", "chunk_frames"_a,
           "shift_frames"_a, "caches"_a = std::map<std::string, std::vector<int64_t>>(),
           "paths"_a = 1, "stop_ms"_a = 320, "tail_ms"_a = 800, "threads"_a = 1,
-          "max_streams"_a = 1024, "max_batch"_a = 8, "max_wait_ms"_a = 1000)
+          "max_streams"_a = 1024, "max_batch"_a = 8, "max_wait_ms"_a = 1000,
+          "low_priority"_a = false)
       .def_property_readonly("info",
                              [](const SpeechRecognizer& self) {
                                const SpeechModelInfo& info = self.info();

@@ -6,6 +6,7 @@
 #include <thread>
 #include <utility>
 
+#include "base/low_priority.h"
 #include "speech/engine_core.h"
 
 namespace headrace {
@@ -82,7 +83,9 @@ class SpeechEngine final : public SpeechRecognizer {
       warm_.push_back(warm.get_future());
       threads_.emplace_back(
           [core = core_, mine = std::move(decoder), told = std::move(warm)]() mutable {
-            const Status status = mine->warm_up(core->options().warm_seconds);
+            Status status;
+            const auto run = [&] { status = mine->warm_up(core->options().warm_seconds); };
+            core->options().low_priority ? run_at_low_priority(run) : run();
             told.set_value(status);
             if (status.ok()) core->decode(*mine);
           });

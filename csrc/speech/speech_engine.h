@@ -38,7 +38,9 @@ struct SpeechEngineOptions {
   // Streams are refused while finals wait longer than this for a worker.
   Milliseconds max_wait{1000};
   double max_backlog_s = 30;  // of one stream, before it is full
-  float warm_seconds = 6;     // segments as long as this meet no shape that is new to the networks
+  // Segments as long as this, decoded alone, meet no shape that is new to the networks; batches may.
+  float warm_seconds = 6;
+  bool low_priority = false;  // warm-up leaves the processors to whoever serves
 };
 
 // `vad` is run by one thread, the network by options.threads.

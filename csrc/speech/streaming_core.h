@@ -40,6 +40,8 @@ class StreamingCore {
   bool backlog_full(StreamingStream& stream) const;
   void cancel(const StreamingStreamPtr& stream);
 
+  // Runs all that the worker will. INVALID_ARGUMENT, FAILED_PRECONDITION: "NETWORK: what does not fit".
+  Status warm_up(StreamingWorker& worker) const;
   void work(StreamingWorker& worker);  // until stop()
   void stop();
   SpeechStatistics statistics() const;
@@ -55,9 +57,11 @@ class StreamingCore {
   };
 
   Status check(const SpeechOptions& options) const;
+  Status check_width(std::size_t width) const;
   Result<std::shared_ptr<const PhraseTrie>> prefer(const std::vector<SpeechPhrase>& phrases);
   void list(const StreamingStreamPtr& stream);
   bool take(std::vector<StreamingStreamPtr>& streams);
+  void serve(StreamingWorker& worker, std::span<const StreamingStreamPtr> streams);
   bool fill(StreamingStream& stream);
   void drain(StreamingStream& stream, std::size_t chunk) const;
   Status hear(StreamingWorker& worker, std::span<const StreamingStreamPtr> streams);

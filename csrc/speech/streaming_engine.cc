@@ -2,9 +2,12 @@
 
 #include <algorithm>
 #include <cmath>
+#include <future>
+#include <string>
 #include <thread>
 #include <utility>
 
+#include "base/low_priority.h"
 #include "speech/streaming_core.h"
 
 namespace headrace {
@@ -43,9 +46,27 @@ class StreamingEngine final : public SpeechRecognizer {
   StreamingEngine(std::shared_ptr<StreamingCore> core, std::vector<StreamingWorker> workers)
       : core_(std::move(core)) {
     for (StreamingWorker& worker : workers) {
+      std::promise<Status> warm;
+      warm_.push_back(warm.get_future());
       threads_.emplace_back(
-          [core = core_, mine = std::move(worker)]() mutable { core->work(mine); });
+          [core = core_, mine = std::move(worker), told = std::move(warm)]() mutable {
+            Status status;
+            const auto run = [&] { status = core->warm_up(mine); };
+            core->options().low_priority ? run_at_low_priority(run) : run();
+            const bool ok = status.ok();
+            told.set_value(std::move(status));
+            if (ok) core->work(mine);
+          });
     }
+  }
+  // Waits until all threads are ready.
+  Status warm() {
+    Status status;
+    for (std::future<Status>& each : warm_) {
+      if (Status own = each.get(); !own.ok()) status = std::move(own);
+    }
+    warm_.clear();
+    return status;
   }
   ~StreamingEngine() override {
     core_->stop();
@@ -70,6 +91,7 @@ class StreamingEngine final : public SpeechRecognizer {
 
  private:
   std::shared_ptr<StreamingCore> core_;
+  std::vector<std::future<Status>> warm_;
   std::vector<std::thread> threads_;
 };
 
@@ -156,7 +178,8 @@ Result<StreamingStreamPtr> StreamingCore::open(const SpeechOptions& options,
   if (busy || open_ >= options_.max_streams) {
     ++refused_;
     return Status::resource_exhausted(busy ? "speech: audio waits too long for a processor"
-                                           : "speech: too many streams")
+                                           : "speech: too many streams (" +
+                                                 std::to_string(options_.max_streams) + ")")
         .with_pushback(Milliseconds(1000));
   }
   ++open_;
@@ -288,6 +311,13 @@ Result<std::shared_ptr<SpeechRecognizer>> make_streaming_engine(StreamingEngineO
     return Status::invalid_argument(
         "threads, max_batch and max_streams must be at least 1, paths 1 to 64");
   }
+  const uint64_t fit = options.max_cache_bytes / networks.encoder->state_bytes();
+  if (fit == 0) {
+    return Status::invalid_argument(
+        "encoder: a stream's caches have " + std::to_string(networks.encoder->state_bytes()) +
+        " bytes, of " + std::to_string(options.max_cache_bytes) + " for all");
+  }
+  options.max_streams = std::min<uint64_t>(options.max_streams, fit);
   std::vector<StreamingWorker> workers;
   for (uint32_t i = 0; i < options.threads; ++i) {
     StreamingWorker worker;
@@ -303,8 +333,9 @@ Result<std::shared_ptr<SpeechRecognizer>> make_streaming_engine(StreamingEngineO
   }
   auto core =
       std::make_shared<StreamingCore>(std::move(options), std::move(networks), std::move(tokens));
-  return std::shared_ptr<SpeechRecognizer>(
-      std::make_shared<StreamingEngine>(std::move(core), std::move(workers)));
+  auto engine = std::make_shared<StreamingEngine>(std::move(core), std::move(workers));
+  if (Status status = engine->warm(); !status.ok()) return status;
+  return std::shared_ptr<SpeechRecognizer>(std::move(engine));
 }
 
 }  // namespace headrace

@@ -42,6 +42,9 @@ struct StreamingEngineOptions {
   // Streams are refused while chunks wait longer than this for a worker.
   Milliseconds max_wait{1000};
   double max_backlog_s = 30;  // of one stream, before it is full
+  // No more streams than those whose caches fit.
+  uint64_t max_cache_bytes = uint64_t{8} << 30;
+  bool low_priority = false;  // warm-up leaves the processors to whoever serves
 };
 
 struct StreamingNetworks {
@@ -50,6 +53,8 @@ struct StreamingNetworks {
   int64_t blank = 0;                                    // of CTC
 };
 
+// Blocks until every worker's networks have run with silence. INVALID_ARGUMENT or FAILED_PRECONDITION for networks that
+// do not fit each other: "NETWORK: why".
 Result<std::shared_ptr<SpeechRecognizer>> make_streaming_engine(StreamingEngineOptions options,
                                                                 StreamingNetworks networks,
                                                                 TokenTable tokens);

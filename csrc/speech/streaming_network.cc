@@ -48,6 +48,11 @@ Result<StreamingNetwork::Cache> cache_of(const StreamingNetworkOptions& options,
     if (given->second.size() != input.dims.size()) {
       return refuse("caches gives it " + std::to_string(given->second.size()) + " dimensions");
     }
+    for (std::size_t i = 0; i < input.dims.size(); ++i) {
+      if (input.dims[i] != -1 && input.dims[i] != given->second[i]) {
+        return refuse("caches says " + Shape::dims_to_string(given->second));
+      }
+    }
     cache.dims = given->second;
   }
   if (input.dtype != DType::kFp32 && input.dtype != DType::kInt64) {
@@ -106,6 +111,11 @@ Result<std::shared_ptr<const StreamingNetwork>> StreamingNetwork::create(
   if (sound.dtype != DType::kFp32 || sound.dims.size() != 3) {
     return Status::invalid_argument("encoder: " + shape_of(sound) +
                                     ", expected fp32 of 3 dimensions");
+  }
+  if (sound.dims[0] != -1) {
+    return Status::invalid_argument("encoder: " + shape_of(sound) + ": takes " +
+                                    std::to_string(sound.dims[0]) +
+                                    " streams only; its first dimension has to be dynamic");
   }
   const int64_t bands = sound.dims[nemo ? 1 : 2];
   const int64_t frames = sound.dims[nemo ? 2 : 1];

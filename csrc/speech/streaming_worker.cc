@@ -3,6 +3,7 @@
 #include <array>
 #include <cmath>
 #include <limits>
+#include <new>
 
 #include "speech/streaming_core.h"
 
@@ -15,9 +16,9 @@ constexpr double kSampleMs = 1000.0 / kSpeechSampleRate;
 // scores begin anew from time to time.
 constexpr double kLongSilenceMs = 2400;
 
-// Whole files wait for those who listen, but not for ever.
+// Whole files wait for those who listen, but not for ever; each of their chunks does.
 bool can_wait(const StreamingStream& stream, TimePoint now) {
-  return stream.options.offline && now - stream.ready_since < std::chrono::seconds(2);
+  return stream.options.offline && now - stream.ready_since < std::chrono::milliseconds(500);
 }
 
 }  // namespace
@@ -66,25 +67,33 @@ bool StreamingCore::take(std::vector<StreamingStreamPtr>& streams) {
 
 void StreamingCore::work(StreamingWorker& worker) {
   std::vector<StreamingStreamPtr> streams;
-  std::vector<StreamingStreamPtr> chunks;
   while (take(streams)) {
     const TimePoint begun = Clock::now();
-    for (const StreamingStreamPtr& stream : streams) {
-      if (!stream->cancelled && fill(*stream)) chunks.push_back(stream);
-    }
-    Status status;
-    if (!chunks.empty()) status = hear(worker, chunks);
-    for (const StreamingStreamPtr& stream : chunks) {
-      if (!status.ok()) {
-        fail(stream, status, true);
-      } else if (!stream->cancelled) {
-        tell(*stream);
-      }
+    try {
+      serve(worker, streams);
+    } catch (const std::bad_alloc&) {
+      const Status status = Status::resource_exhausted("speech: no memory");
+      for (const StreamingStreamPtr& stream : streams) fail(stream, status, true);
     }
     busy_ns_ += elapsed_ns(begun, Clock::now());
     for (const StreamingStreamPtr& stream : streams) hand_on(stream);
     streams.clear();
-    chunks.clear();
+  }
+}
+
+void StreamingCore::serve(StreamingWorker& worker, std::span<const StreamingStreamPtr> streams) {
+  std::vector<StreamingStreamPtr> chunks;
+  for (const StreamingStreamPtr& stream : streams) {
+    if (!stream->cancelled && fill(*stream)) chunks.push_back(stream);
+  }
+  Status status;
+  if (!chunks.empty()) status = hear(worker, chunks);
+  for (const StreamingStreamPtr& stream : chunks) {
+    if (!status.ok()) {
+      fail(stream, status, true);
+    } else if (!stream->cancelled) {
+      tell(*stream);
+    }
   }
 }
 

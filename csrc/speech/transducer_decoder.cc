@@ -1,6 +1,7 @@
 #include "speech/transducer_decoder.h"
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
 #include <numeric>
 #include <string>
@@ -20,7 +21,24 @@ Status check_port(const char* network, const std::vector<TensorSpec>& specs, std
                                     Shape::dims_to_string(specs[index].dims) + ", expected " +
                                     std::string(dtype_name(dtype)) + " of 2 dimensions");
   }
+  if (specs[index].dims[0] != -1) {
+    return Status::invalid_argument(std::string(network) + ": '" + name + "' is " +
+                                    Shape::dims_to_string(specs[index].dims) +
+                                    ": its first dimension has to be dynamic");
+  }
   return {};
+}
+
+// The last of `count` rows again, until there are `wanted`: a number of rows that is new costs runtimes more than
+// rows that nobody asked for.
+template <class T>
+void repeat_last(std::vector<T>& rows, std::size_t count, std::size_t wanted) {
+  const std::size_t width = rows.size() / count;
+  rows.reserve(wanted * width);
+  for (; count < wanted; ++count) {
+    const auto last = rows.end() - static_cast<std::ptrdiff_t>(width);
+    rows.insert(rows.end(), last, last + static_cast<std::ptrdiff_t>(width));
+  }
 }
 
 double log_add(double a, double b) {
@@ -47,6 +65,24 @@ Result<std::shared_ptr<const TransducerNetwork>> TransducerNetwork::create(
         check_port("joiner", joiner->inputs(), 1, "decoder_out", DType::kFp32),
         check_port("joiner", joiner->outputs(), 0, "logit", DType::kFp32)}) {
     if (!status.ok()) return status;
+  }
+  if (decoder->inputs().size() != 1) {
+    return Status::invalid_argument("decoder: has inputs beside 'y'");
+  }
+  if (joiner->inputs().size() != 2) {
+    return Status::invalid_argument("joiner: has inputs beside 'encoder_out' and 'decoder_out'");
+  }
+  const int64_t made_width = decoder->outputs()[0].dims[1];
+  const int64_t joined_width = joiner->inputs()[1].dims[1];
+  if (made_width != -1 && joined_width != -1 && made_width != joined_width) {
+    return Status::invalid_argument("joiner: 'decoder_out' is " + std::to_string(joined_width) +
+                                    " wide, but the decoder's is " + std::to_string(made_width));
+  }
+  const int64_t vocabulary = joiner->outputs()[0].dims[1];
+  if (blank < 0 || (vocabulary != -1 && std::max(blank, unknown) >= vocabulary)) {
+    return Status::invalid_argument("joiner: has " + std::to_string(vocabulary) +
+                                    " tokens, but blank is " + std::to_string(blank) +
+                                    ", unknown " + std::to_string(unknown));
   }
   const int64_t context = decoder->inputs()[0].dims[1];
   if (context < 1 || context > 16) {
@@ -162,7 +198,9 @@ Status TransducerDecoder::predict(std::span<const Row> rows) {
     }
   }
   if (lacking.empty()) return {};
-  const auto count = static_cast<int64_t>(lacking.size());
+  const std::size_t rows_run = std::bit_ceil(lacking.size());
+  repeat_last(contexts_, lacking.size(), rows_run);
+  const auto count = static_cast<int64_t>(rows_run);
   const Shape shape{count, static_cast<int64_t>(network_->context)};
   Status status =
       decoder_->lend(0, {DType::kInt64, shape, std::as_bytes(std::span<const int64_t>(contexts_))});
@@ -197,9 +235,12 @@ Result<std::size_t> TransducerDecoder::join(std::span<const Row> rows, std::size
       ++count;
     }
   }
-  const auto rank = static_cast<int64_t>(count);
+  const std::size_t rows_run = std::bit_ceil(count);
+  repeat_last(heard_, count, rows_run);
+  repeat_last(predicted_, count, rows_run);
+  const auto rank = static_cast<int64_t>(rows_run);
   const auto lend = [&](std::size_t index, const std::vector<float>& values) {
-    const Shape shape{rank, static_cast<int64_t>(values.size() / count)};
+    const Shape shape{rank, static_cast<int64_t>(values.size() / rows_run)};
     return joiner_->lend(index,
                          {DType::kFp32, shape, std::as_bytes(std::span<const float>(values))});
   };
@@ -210,7 +251,7 @@ Result<std::size_t> TransducerDecoder::join(std::span<const Row> rows, std::size
   Result<BackendOutput> output = joiner_->output(0);
   if (!output) return output.error();
   const Shape& made = output->tensor.shape;
-  if (made.size() != 2 || made[0] != rank || made[1] < 1) {
+  if (made.size() != 2 || made[0] != rank || made[1] <= network_->blank) {
     return Status::internal("joiner: answered with " + made.to_string());
   }
   return static_cast<std::size_t>(made[1]);

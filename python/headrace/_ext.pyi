@@ -213,8 +213,11 @@ class SpeechRecognizer:
         max_streams: int = 1024,
         max_batch: int = 4,
         max_wait_ms: int = 1000,
+        low_priority: bool = False,
     ) -> None:
-        """`tokens` is a file. The networks' names and shapes: csrc/speech/segment_network.h."""
+        """Blocks until all threads are warm; `low_priority`: that leaves the processors to whoever
+        serves. `tokens` is a file. The networks' names and shapes:
+        csrc/speech/segment_network.h."""
 
     @staticmethod
     def streaming(
@@ -239,6 +242,7 @@ class SpeechRecognizer:
         max_streams: int = 1024,
         max_batch: int = 8,
         max_wait_ms: int = 1000,
+        low_priority: bool = False,
     ) -> SpeechRecognizer:
         """A transducer, or without `decoder` and `joiner` a CTC network. Names and shapes:
         csrc/speech/streaming_network.h, transducer_decoder.h; `features`: "kaldi", "nemo" or

@@ -15,23 +15,27 @@ Threads: every method from any thread.
 from __future__ import annotations
 
 import json
+import os
+import selectors
 import subprocess
 import sys
 import tempfile
 import threading
 from collections import deque
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import IO, Any, Literal
 
+from headrace.errors import HeadraceError, UnavailableError
 from headrace.logs import get_logger
 from headrace.optimize.build_process import spec_to_json
-from headrace.optimize.engine_cache import EngineCache
+from headrace.optimize.engine_cache import EngineCache, engine_key
 from headrace.optimize.engines import EngineSpec
+from headrace.repository.digest import content_digest
 
-__all__ = ["Device", "EngineBuilds", "EngineJob", "State"]
+__all__ = ["Device", "EngineBuilds", "EngineJob", "State", "key_of", "same_version"]
 
 _log = get_logger("engines")
 
@@ -39,6 +43,8 @@ State = Literal["waiting", "building", "ready", "serving", "failed", "cancelled"
 
 _COMMAND = (sys.executable, "-m", "headrace.optimize.build_process")
 _NICE = 10
+# TensorRT tells its progress layer by layer; one takes seconds, on a loaded machine minutes.
+_SILENCE_S = 3600.0
 _STDERR_BYTES = 4000
 
 
@@ -79,7 +85,7 @@ class _Build:
     job: EngineJob
     state: State = "waiting"
     text: str = ""
-    process: subprocess.Popen[str] | None = None
+    process: subprocess.Popen[bytes] | None = None
     ended: threading.Event = field(default_factory=threading.Event)
 
 
@@ -91,20 +97,22 @@ class EngineBuilds:
         threads: int,
         changed: Changed,
         command: Sequence[str] = (),
+        silence_s: float = _SILENCE_S,
     ) -> None:
         """`cache` None: engines are kept for as long as this is. `threads`: that a build may
-        use."""
+        use. `silence_s`: a builder that says nothing for so long is ended."""
         self._temporary: tempfile.TemporaryDirectory[str] | None = None
         self._given = cache
         self._threads = threads
         self._changed = changed
         self._command = list(command or _COMMAND)
+        self._silence_s = silence_s
         self._lock = threading.Lock()
         self._builds: dict[tuple[str, int], _Build] = {}  # the last of each version; by _lock
         self._queue: deque[_Build] = deque()  # by _lock
         self._current: _Build | None = None  # by _lock
         self._fresh: set[str] = set()  # keys of engines that were built here; by _lock
-        self._failures: dict[str, str] = {}  # why there is no engine of a key; by _lock
+        self._failures: dict[str, str] = {}  # what the builder said of a key; by _lock
         self._thread: threading.Thread | None = None
         self._stopping = False
 
@@ -176,8 +184,8 @@ class EngineBuilds:
             return {name: build.state for name, build in self._builds.items()}
 
     def failure(self, key: str) -> str:
-        """Why there is no such engine: trying again would end the same. "" when it was not
-        tried."""
+        """What the builder said instead of building it: it would say it again. "" when it was not
+        asked, or ended for another reason."""
         with self._lock:
             return self._failures.get(key, "")
 
@@ -206,6 +214,8 @@ class EngineBuilds:
             try:
                 self._tell(build, "building", "")
                 error = self._build(build)
+            except HeadraceError as failed:
+                error = failed.details
             except Exception as unexpected:
                 _log.exception("%s: building its engine", build.job)
                 error = f"{type(unexpected).__name__}: {unexpected}"
@@ -214,9 +224,7 @@ class EngineBuilds:
                 cancelled = build.state == "cancelled" or self._stopping
                 if not cancelled:
                     self._set(build, "failed" if error else "ready", error)
-                    if error:
-                        self._failures[build.job.key] = error
-                    else:
+                    if not error:
                         self._fresh.add(build.job.key)
             if not cancelled:
                 self._tell(build, build.state, error)
@@ -253,20 +261,29 @@ class EngineBuilds:
                 answer, status = self._ask(build, json.dumps(request), stderr)
                 said = _last_words(stderr)
             if "error" in answer:
-                return str(answer["error"])
+                return self._refused(build, str(answer["error"]))
             if status != 0 or "built" not in answer:
                 return f"the builder ended with {_ending(status)}: {said}"
             about = answer["built"]
-            if not _same_version(str(about["version"]), device.version):
-                return (
+            if not same_version(str(about["version"]), device.version):
+                return self._refused(
+                    build,
                     f"{about['runtime']} {about['version']} builds for itself, and the server "
-                    f"executes with {device.version}: install that version of it"
+                    f"executes with {device.version}: install that version of it",
                 )
+            if job.key != key_of(job.onnx, job.spec, device):
+                return "its file changed while its engine was built"
             cache.keep(
                 job.key, plan.read_bytes(), {"model": job.model, "gpu": device.name, **about}
             )
         _log.info("%s: its engine was built in %.1f s", job, about["seconds"])
         return ""
+
+    def _refused(self, build: _Build, text: str) -> str:
+        with self._lock:
+            if build.state != "cancelled" and not self._stopping:
+                self._failures[build.job.key] = text
+        return text
 
     def _ask(self, build: _Build, request: str, stderr: Any) -> tuple[dict[str, Any], int]:
         """The process's last word that is no progress, and its exit status."""
@@ -279,16 +296,15 @@ class EngineBuilds:
                 stdin=subprocess.PIPE,
                 stdout=subprocess.PIPE,
                 stderr=stderr,
-                text=True,
                 start_new_session=True,  # Ctrl-C is the server's to hear
             )
         assert process.stdin is not None
         assert process.stdout is not None
         try:
             with suppress(BrokenPipeError):
-                process.stdin.write(request + "\n")
+                process.stdin.write(request.encode() + b"\n")
                 process.stdin.flush()
-            for line in process.stdout:
+            for line in _lines(process.stdout, self._silence_s):
                 try:
                     event = json.loads(line)
                 except ValueError:
@@ -302,6 +318,9 @@ class EngineBuilds:
                 else:
                     answer = event
             status = process.wait()
+        except TimeoutError:
+            text = f"the builder made no progress for {self._silence_s:g} s"
+            raise UnavailableError(f"{text} and was ended") from None
         finally:
             process.kill()
             process.wait()
@@ -309,6 +328,28 @@ class EngineBuilds:
             with suppress(BrokenPipeError):
                 process.stdin.close()
         return answer, status
+
+
+def _lines(pipe: IO[bytes], silence_s: float) -> Iterator[bytes]:
+    """Raises TimeoutError when nothing comes for so long."""
+    rest = b""
+    with selectors.DefaultSelector() as ready:
+        ready.register(pipe, selectors.EVENT_READ)
+        while True:
+            if not ready.select(silence_s):
+                raise TimeoutError
+            chunk = os.read(pipe.fileno(), 1 << 16)
+            if not chunk:
+                break
+            *lines, rest = (rest + chunk).split(b"\n")
+            yield from lines
+    if rest:
+        yield rest
+
+
+def key_of(onnx: Path, spec: EngineSpec, device: Device) -> str:
+    """In the cache, of what the file is now."""
+    return engine_key(content_digest(onnx), spec, device.runtime, device.version, device.name)
 
 
 def _last_words(stderr: Any) -> str:
@@ -322,5 +363,6 @@ def _ending(status: int) -> str:
     return f"signal {-status}" if status < 0 else f"status {status}"
 
 
-def _same_version(builder: str, device: str) -> bool:
+def same_version(builder: str, device: str) -> bool:
+    """Whether the one's engines are executed by the other."""
     return builder.split(".")[:3] == device.split(".")[:3]

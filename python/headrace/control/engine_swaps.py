@@ -103,9 +103,10 @@ class EngineSwaps:
             except HeadraceError as error:
                 self._failed(job, " ".join(error.details.split()))
                 return
-            if any(loaded.engine is not None for loaded in prepared.loaded):
+            if not all(loaded.on_engine for loaded in prepared.loaded):
+                reasons = [loaded.no_engine for loaded in prepared.loaded if loaded.no_engine]
                 self._swapper.discard(prepared.loaded)
-                self._failed(job, "the engine that was built is gone from the cache")
+                self._failed(job, *reasons[:1] or ["the engine that was built is gone"])
                 return
             self._desired.refine(before.fingerprint, refined)
             self._builds.set_state(job, "serving")

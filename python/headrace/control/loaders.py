@@ -86,13 +86,16 @@ class Source:
 class LoadedModel:
     """`closers` are called after the version has closed. `why` says to people why it runs on what
     it runs on, where that was a choice. `on_cpu`: threads may make it faster. `engine`: what is to
-    be built and to take its place."""
+    be built and to take its place. `on_engine`: it is one. `no_engine`: why it is to be one and is
+    none."""
 
     model: runtime.Model
     closers: list[Callable[[], None]] = field(default_factory=list)
     why: str = ""
     on_cpu: bool = True
     engine: EngineJob | None = None
+    on_engine: bool = False
+    no_engine: str = ""
 
 
 class OpenedModel(Protocol):

@@ -181,7 +181,14 @@ class VersionLoader:
 
         with self._slots if low_priority else nullcontext():
             return load_speech_version(
-                entry, number, artifact, config, policy, fingerprint=fingerprint, plan=plan
+                entry,
+                number,
+                artifact,
+                config,
+                policy,
+                fingerprint=fingerprint,
+                plan=plan,
+                low_priority=low_priority,
             )
 
     def _with_best_threads(self, model: str, plan: Plan, warm: Callable[[int], _Warm]) -> _Warm:
@@ -367,6 +374,8 @@ def _started(
         path=entry.path / str(number) if entry is not None else None,
         on_close=warmed.loaded.closers,
         engine=warmed.loaded.engine,
+        on_engine=warmed.loaded.on_engine,
+        no_engine=warmed.loaded.no_engine,
     )
 
 

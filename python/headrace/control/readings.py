@@ -80,7 +80,7 @@ class Readings:
                         share=share,
                         instances=loaded.instances if loaded else 0,
                         threads=loaded.threads if loaded else 0,
-                        engine=engines.get((model, loaded.number), "") if loaded else "",
+                        engine=_engine(loaded, engines) if loaded else "",
                     )
                 )
         return samples
@@ -157,6 +157,13 @@ class Readings:
 
     def ready(self) -> bool:
         return self._registry.ready
+
+
+def _engine(loaded: LoadedVersion, builds: Mapping[tuple[str, int], str]) -> str:
+    """The state of its engine; "" when it is to have none."""
+    if loaded.engine is not None:
+        return builds.get((loaded.model, loaded.number), "")
+    return "serving" if loaded.on_engine else "failed" if loaded.no_engine else ""
 
 
 def traffic(route: VersionRoute, ready: Sequence[LoadedVersion]) -> dict[int, tuple[str, float]]:

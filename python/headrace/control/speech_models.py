@@ -7,6 +7,7 @@ The folder holds `speech.yaml` and the files it names (docs/SPEECH.md).
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -154,16 +155,19 @@ def has_amx(cpuinfo: Path = Path("/proc/cpuinfo")) -> bool:
         return False
 
 
-def load_speech(folder: Path, name: str, *, threads: int = 0) -> runtime.SpeechRecognizer:
-    """Reads and compiles; blocks. `threads` decode, 0: one a core. Raises HeadraceError."""
+def load_speech(
+    folder: Path, name: str, *, threads: int = 0, low_priority: bool = False
+) -> runtime.SpeechRecognizer:
+    """Reads, compiles and warms up; blocks. `threads` decode, 0: one a core. `low_priority`: the
+    work leaves the processors to whoever serves. Raises HeadraceError."""
     folder = Path(folder)
     try:
-        return _load(folder, name, threads or runtime.available_cores())
+        return _load(folder, name, threads or runtime.available_cores(), low_priority)
     except HeadraceError as error:
         raise type(error)(f"speech model '{name}': {error.details}") from error
 
 
-def _load(folder: Path, name: str, threads: int) -> runtime.SpeechRecognizer:
+def _load(folder: Path, name: str, threads: int, low_priority: bool) -> runtime.SpeechRecognizer:
     config = read_speech_config(folder)
     files = {
         key: _file_of(folder, key, file)
@@ -175,23 +179,59 @@ def _load(folder: Path, name: str, threads: int) -> runtime.SpeechRecognizer:
     def load(key: str, instances: int, properties: dict[str, Any]) -> runtime.Model:
         # The engine gives networks shapes that fit, and a shape seldom comes twice.
         return backend.load(
-            files[key], instances=instances, threads=1, trusted_shapes=True, properties=properties
+            files[key],
+            instances=instances,
+            threads=1,
+            low_priority=low_priority,
+            trusted_shapes=True,
+            properties=properties,
         )
 
-    properties = config.properties
-    if isinstance(config, SpeechModelConfig):
-        asked = config.encoder_precision
-        # The decoder stays in f32: few rows at a time gain nothing.
-        bf16 = asked == "bf16" or (asked == "auto" and has_amx())
-        properties = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", **properties}
-    encoder = load("encoder", threads, properties)
     if isinstance(config, StreamingModelConfig):
-        decoder, joiner = (
-            load(key, threads, config.properties) if key in files else None
-            for key in ("decoder", "joiner")
-        )
-        if (decoder is None) != (joiner is None):
-            raise InvalidArgumentError("files: a transducer has a decoder and a joiner")
+        return _load_streaming(config, name, files, load, threads, low_priority)
+    asked = config.encoder_precision
+    # The decoder stays in f32: few rows at a time gain nothing.
+    bf16 = asked == "bf16" or (asked == "auto" and has_amx())
+    properties = {"INFERENCE_PRECISION_HINT": "bf16" if bf16 else "f32", **config.properties}
+    encoder = load("encoder", threads, properties)
+    return runtime.SpeechRecognizer(
+        name=name,
+        language_code=config.language,
+        parameters=_parameters(config, encoder),
+        encoder=encoder,
+        decoder=load("decoder", threads, config.properties),
+        vad=load("vad", 1, {}),
+        tokens=files["tokens"],
+        prompt=config.prompt,
+        eos=config.eos,
+        max_tokens_per_second=config.max_tokens_per_second,
+        min_context_s=config.min_context_s,
+        suppressed=config.suppress,
+        suppressed_first=config.suppress_first,
+        threads=threads,
+        max_streams=config.max_streams,
+        max_batch=config.max_batch,
+        max_wait_ms=config.max_wait_ms,
+        low_priority=low_priority,
+    )
+
+
+def _load_streaming(
+    config: StreamingModelConfig,
+    name: str,
+    files: Mapping[str, str],
+    load: Callable[[str, int, dict[str, Any]], runtime.Model],
+    threads: int,
+    low_priority: bool,
+) -> runtime.SpeechRecognizer:
+    encoder = load("encoder", threads, config.properties)
+    decoder, joiner = (
+        load(key, threads, config.properties) if key in files else None
+        for key in ("decoder", "joiner")
+    )
+    if (decoder is None) != (joiner is None):
+        raise InvalidArgumentError("files: a transducer has a decoder and a joiner")
+    try:
         return runtime.SpeechRecognizer.streaming(
             name=name,
             language_code=config.language,
@@ -213,23 +253,11 @@ def _load(folder: Path, name: str, threads: int) -> runtime.SpeechRecognizer:
             max_streams=config.max_streams,
             max_batch=config.max_batch,
             max_wait_ms=config.max_wait_ms,
+            low_priority=low_priority,
         )
-    return runtime.SpeechRecognizer(
-        name=name,
-        language_code=config.language,
-        parameters=_parameters(config, encoder),
-        encoder=encoder,
-        decoder=load("decoder", threads, config.properties),
-        vad=load("vad", 1, {}),
-        tokens=files["tokens"],
-        prompt=config.prompt,
-        eos=config.eos,
-        max_tokens_per_second=config.max_tokens_per_second,
-        min_context_s=config.min_context_s,
-        suppressed=config.suppress,
-        suppressed_first=config.suppress_first,
-        threads=threads,
-        max_streams=config.max_streams,
-        max_batch=config.max_batch,
-        max_wait_ms=config.max_wait_ms,
-    )
+    except HeadraceError as error:
+        # "encoder: why"
+        key = error.details.partition(":")[0]
+        if key not in files:
+            raise
+        raise type(error)(f"'{files[key]}': {error.details}") from error

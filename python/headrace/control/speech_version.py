@@ -115,9 +115,10 @@ def load_speech_version(
     *,
     fingerprint: str,
     plan: Plan,
+    low_priority: bool = False,
     load: Callable[..., runtime.SpeechRecognizer] = load_speech,
 ) -> LoadedVersion:
-    """Blocks until the recogniser is compiled. Raises HeadraceError."""
+    """Blocks until the recogniser is compiled and warm. Raises HeadraceError."""
     began = time.monotonic()
     _check(entry.name, config)
     done = model_config.ModelConfig()
@@ -126,7 +127,7 @@ def load_speech_version(
     done.backend = "speech"
     if not done.version_policy.WhichOneof("policy_choice"):
         done.version_policy.latest.num_versions = 1
-    recognizer = load(artifact.path.parent, entry.name)
+    recognizer = load(artifact.path.parent, entry.name, low_priority=low_priority)
     servable = runtime.SpeechServable(entry.name, number)
     version = SpeechVersion(recognizer)
     return LoadedVersion(

@@ -61,6 +61,8 @@ class LoadedVersion:
     path: Path | None = None  # its version folder; None for a Python callable
     on_close: list[Callable[[], None]] = field(default_factory=list)
     engine: EngineJob | None = None  # what is being built to take its place
+    on_engine: bool = False  # it runs on one of TensorRT
+    no_engine: str = ""  # why it is to run on one and does not
     resources: tuple[object, ...] = ()  # kept alive as long as this is (files sent with the load)
 
     def statistics(self) -> dict[str, Any]:

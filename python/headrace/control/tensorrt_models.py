@@ -13,14 +13,12 @@ from pathlib import Path
 from typing import Protocol
 
 from headrace import runtime
-from headrace.control.engine_builds import Device, EngineBuilds, EngineJob
+from headrace.control.engine_builds import Device, EngineBuilds, EngineJob, key_of
 from headrace.control.loaders import LoadedModel, OpenedModel, Source
-from headrace.errors import InvalidArgumentError, UnavailableError
+from headrace.errors import HeadraceError, InvalidArgumentError, UnavailableError
 from headrace.logs import get_logger
-from headrace.optimize.engine_cache import engine_key
 from headrace.optimize.engines import FREE, MAX_PROFILES, EngineSpec
 from headrace.protocol import model_config
-from headrace.repository.digest import content_digest
 
 __all__ = ["EngineRuntime", "OpenedPlan", "OpenedTensorRt", "TensorRt", "engine_spec"]
 
@@ -102,7 +100,7 @@ class OpenedPlan:
     def load(
         self, config: model_config.ModelConfig, *, instances: int, threads: int
     ) -> LoadedModel:
-        return LoadedModel(self._model, why="its own plan", on_cpu=False)
+        return LoadedModel(self._model, why="its own plan", on_cpu=False, on_engine=True)
 
 
 class OpenedTensorRt:
@@ -133,29 +131,25 @@ class OpenedTensorRt:
             device = self._engines.device()
         except UnavailableError as error:
             return self._without(config, instances, threads, error.details)
-        key = engine_key(
-            content_digest(self._source.artifact.path),
-            spec,
-            device.runtime,
-            device.version,
-            device.name,
-        )
-        if failure := self._builds.failure(key):
-            return self._without(config, instances, threads, failure)
+        key = key_of(self._source.artifact.path, spec, device)
         plan = self._builds.cache.find(key)
         if plan is not None:
             try:
                 model = self._engines.load(plan)
             except InvalidArgumentError as error:
                 if self._builds.built_here(key):  # the next one would be no better
-                    raise
+                    return self._without(config, instances, threads, error.details)
                 _log.warning("%s: %s; it is built again", self._source, error.details)
                 self._builds.cache.drop(key)
+            except HeadraceError as error:  # a good one, and no memory: the next load may take it
+                return self._without(config, instances, threads, error.details)
             else:
                 why = (
                     f"the engine for {device.gpu} was built from {self._source.artifact.path.name}"
                 )
-                return LoadedModel(model, why=why, on_cpu=False)
+                return LoadedModel(model, why=why, on_cpu=False, on_engine=True)
+        if failure := self._builds.failure(key):
+            return self._without(config, instances, threads, failure)
         job = EngineJob(
             self._source.model,
             self._source.version,
@@ -171,6 +165,7 @@ class OpenedTensorRt:
     def _without(
         self, config: model_config.ModelConfig, instances: int, threads: int, reason: str
     ) -> LoadedModel:
+        reason = " ".join(reason.split())
         loaded = self._fallback.load(config, instances=instances, threads=threads)
         _log.warning("%s runs without TensorRT: %s", self._source, reason)
-        return replace(loaded, why=f"no TensorRT engine: {reason}")
+        return replace(loaded, why=f"no TensorRT engine: {reason}", no_engine=reason)

@@ -404,8 +404,7 @@ class _Collector:
         )
         engines = GaugeMetricFamily(
             "headrace_engine_state",
-            "Always 1; a label says how far the TensorRT engine of a version is that was not there "
-            "when it was loaded",
+            "Always 1; a label says how far the TensorRT engine of a version is",
             labels=["model", "version", "state"],
         )
         for row in versions:

@@ -90,7 +90,9 @@ def write_entry(
     Errors: AlreadyExistsError, InvalidArgumentError, DataLossError (a checksum), and
     FailedPreconditionError for libraries that lack.
     """
-    _need_libraries()
+    # Streaming models are only read.
+    streaming = found.layout in STREAMING_LAYOUTS
+    _need_libraries(*(["onnx"] if streaming else ["onnx", "onnxruntime"]))
     if precision not in ("auto", "f32", "int8"):
         raise InvalidArgumentError(f"--precision is '{precision}'; say auto, f32 or int8")
     target = repository / name / str(version)
@@ -100,7 +102,6 @@ def write_entry(
         )
     on_step("checking the weights' checksums")
     sources = [_source(one) for one in (found, vad) if one is not None]
-    streaming = found.layout in STREAMING_LAYOUTS
     if streaming and precision == "int8":
         raise InvalidArgumentError("--precision int8: streaming models stay as they are")
     int8 = precision == "int8" or (precision == "auto" and found.layout == "moonshine")
@@ -129,14 +130,14 @@ def write_entry(
     return Written(target, family, int8, files, sources)
 
 
-def _need_libraries() -> None:
-    for module in ("onnx", "onnxruntime"):
+def _need_libraries(*modules: str) -> None:
+    for module in modules:
         try:
             __import__(module)
         except ImportError as error:
             raise FailedPreconditionError(
                 f"converting needs {module} ({error}): pip install 'headrace[speech]', or "
-                "pip install onnx onnxruntime"
+                f"pip install {' '.join(modules)}"
             ) from None
 
 

@@ -8,6 +8,7 @@
 #include <condition_variable>
 #include <functional>
 #include <mutex>
+#include <new>
 #include <optional>
 #include <string>
 #include <thread>
@@ -176,7 +177,8 @@ Status join(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
   return {};
 }
 
-std::shared_ptr<SpeechRecognizer> transducer(std::size_t paths) {
+Result<std::shared_ptr<SpeechRecognizer>> try_transducer(std::size_t paths, int64_t blank = kBlank,
+                                                         int64_t width = 1, bool open = false) {
   StreamingNetworks networks;
   const auto encoder = std::make_shared<toy::ToyModel>(
       std::vector<TensorSpec>{toy::spec("x", DType::kFp32, {-1, kChunk, kBands}),
@@ -189,15 +191,20 @@ std::shared_ptr<SpeechRecognizer> transducer(std::size_t paths) {
       std::vector<TensorSpec>{toy::spec("y", DType::kInt64, {-1, 1})},
       std::vector<TensorSpec>{toy::spec("decoder_out", DType::kFp32, {-1, 1})}, remember);
   const auto joiner = std::make_shared<toy::ToyModel>(
-      std::vector<TensorSpec>{toy::spec("encoder_out", DType::kFp32, {-1, 1}),
+      std::vector<TensorSpec>{toy::spec("encoder_out", DType::kFp32, {-1, width}),
                               toy::spec("decoder_out", DType::kFp32, {-1, 1})},
-      std::vector<TensorSpec>{toy::spec("logit", DType::kFp32, {-1, kBlank + 1})}, join);
-  networks.transducer = *TransducerNetwork::create(kBlank, -1, decoder, joiner);
+      std::vector<TensorSpec>{toy::spec("logit", DType::kFp32, {-1, open ? -1 : kBlank + 1})},
+      join);
+  auto made = TransducerNetwork::create(blank, -1, decoder, joiner);
+  if (!made) return made.error();
+  networks.transducer = *made;
   StreamingEngineOptions options;
   options.paths = paths;
   options.tail_ms = 0;
-  return *make_streaming_engine(options, networks, letters());
+  return make_streaming_engine(options, networks, letters());
 }
+
+std::shared_ptr<SpeechRecognizer> transducer(std::size_t paths) { return *try_transducer(paths); }
 
 // Chunks of noise or silence. A frame reaches beyond its chunk, so that loud ones stand alone.
 std::vector<float> sound(const std::string& pattern) {
@@ -327,7 +334,11 @@ TEST_CASE("streaming engine: utterances have a longest length") {
 }
 
 TEST_CASE("streaming engine: a network that fails ends its streams") {
-  auto recognizer = engine({}, [](const auto&, auto&) { return Status::internal("broken"); });
+  std::atomic<bool> broken{false};
+  auto recognizer = engine({}, [&](const auto& in, auto& out) {
+    return broken ? Status::internal("broken") : spell(in, out);
+  });
+  broken = true;
   auto listener = std::make_shared<Listener>();
   auto stream = *recognizer->open({}, listener);
   stream->push(sound("####"));
@@ -461,6 +472,71 @@ TEST_CASE("streaming engine: less than a frame is not worth a run") {
   CHECK(recognizer->statistics().decoder_steps == 0);
 }
 
+TEST_CASE("streaming engine: networks that do not fit are refused before any stream") {
+  const auto make = [](toy::Function function, std::size_t max_batch = 4, int64_t blank = kBlank) {
+    StreamingNetworks networks;
+    networks.encoder = *StreamingNetwork::create({kChunk, kShift, {}}, model(std::move(function)));
+    networks.blank = blank;
+    StreamingEngineOptions options;
+    options.max_batch = max_batch;
+    options.threads = 2;
+    const auto made = make_streaming_engine(options, networks, letters());
+    return made ? Status() : made.error();
+  };
+  CHECK(make(spell).ok());
+  const Status broken = make([](const auto&, auto&) { return Status::internal("broken"); });
+  CHECK(broken.code() == StatusCode::kFailedPrecondition);
+  CHECK(broken.message() == "encoder: broken");
+  const toy::Function alone = [](const auto& in, auto& out) {
+    if (in[0].shape[0] > 1) return Status::invalid_argument("Reshape: 2 is not 1");
+    return spell(in, out);
+  };
+  CHECK(make(alone, 1).ok());
+  CHECK(make(alone).code() == StatusCode::kInvalidArgument);
+  CHECK(make(alone).message().find("encoder: Reshape: 2 is not 1 (2 streams at once") == 0);
+  CHECK(make(spell, 4, kBlank + 1).message() == "encoder: has 27 tokens, but blank is 27");
+  CHECK(make([](const auto&, auto&) -> Status { throw std::bad_alloc(); }).code() ==
+        StatusCode::kResourceExhausted);
+
+  CHECK(static_cast<bool>(try_transducer(4)));
+  CHECK(try_transducer(1, kBlank + 1).error().message().find("joiner: has 27 tokens") == 0);
+  CHECK(try_transducer(1, 99, 1, true).error().message().find("joiner: answered with") == 0);
+  CHECK(try_transducer(1, kBlank, 5).error().message() ==
+        "encoder: 'encoder_out' is 1 wide, but the joiner expects 5");
+}
+
+TEST_CASE("streaming engine: what the memory of a stream costs") {
+  std::atomic<bool> full{false};
+  auto recognizer = engine({}, [&](const auto& in, auto& out) {
+    if (full) throw std::bad_alloc();
+    return spell(in, out);
+  });
+  full = true;
+  auto listener = std::make_shared<Listener>();
+  auto stream = *recognizer->open({}, listener);
+  stream->push(sound("##"));
+  CHECK(listener->wait_for_end().code() == StatusCode::kResourceExhausted);
+  full = false;
+  CHECK(recognize(*recognizer, "#.#") == said("#.#"));
+
+  StreamingEngineOptions options;
+  options.max_cache_bytes = 40;  // 16 a stream
+  recognizer = engine(options);
+  auto other = std::make_shared<Listener>();
+  const auto first = *recognizer->open({}, other);
+  const auto second = *recognizer->open({}, other);
+  const Status third = recognizer->open({}, other).error();
+  CHECK(third.code() == StatusCode::kResourceExhausted);
+  CHECK(third.message() == "speech: too many streams (2)");
+}
+
+TEST_CASE("streaming engine: a warm-up that leaves the processors to others") {
+  StreamingEngineOptions options;
+  options.low_priority = true;
+  auto recognizer = engine(options);
+  CHECK(recognize(*recognizer, "#.#") == said("#.#"));
+}
+
 TEST_CASE("streaming engine: a model that goes ends its streams") {
   auto recognizer = engine();
   auto listener = std::make_shared<Listener>();
@@ -499,5 +575,10 @@ TEST_CASE("streaming network: what is not as it must be is named") {
   CHECK(refuse({10, 8, {{"c", {int64_t{1} << 40, -1}}}}, {x, open}, {heard, next}).find("size") !=
         std::string::npos);
   CHECK(refuse({10, 8, {{"c", {-1}}}}, {x, open}, {heard, next}).find("1 dimensions") !=
+        std::string::npos);
+  CHECK(refuse({10, 8, {{"c", {3, -1}}}}, {x, cache}, {heard, next}).find("caches says") !=
+        std::string::npos);
+  const TensorSpec alone = toy::spec("x", DType::kFp32, {1, 10, 4});
+  CHECK(refuse(options, {alone, cache}, {heard, next}).find("takes 1 streams only") !=
         std::string::npos);
 }

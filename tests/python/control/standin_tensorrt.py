@@ -16,7 +16,7 @@ import onnxruntime
 
 from headrace import runtime
 from headrace.control.engine_builds import Device
-from headrace.errors import InvalidArgumentError, UnavailableError
+from headrace.errors import InvalidArgumentError, ResourceExhaustedError, UnavailableError
 
 VERSION = "11.1.0"
 
@@ -26,10 +26,12 @@ def engine_of(gpu: str, onnx: Path) -> bytes:
 
 
 class StandInRuntime:
-    """An EngineRuntime. `gpu` "": there is none. `refuses`: engines of this GPU, too."""
+    """An EngineRuntime. `gpu` "": there is none. `refuses`: engines of this GPU, too. `full`: its
+    memory is."""
 
     gpu = "Stand-in GPU"
     refuses = False
+    full = False
 
     def __init__(self) -> None:
         pass
@@ -43,6 +45,8 @@ class StandInRuntime:
         kind, gpu, onnx = [*path.read_text().split("\n"), "", ""][:3]
         if kind != "stand-in engine" or gpu != self.device().name or self.refuses:
             raise InvalidArgumentError(f"'{path}' is no engine for this TensorRT and GPU")
+        if self.full:
+            raise ResourceExhaustedError(f"no device memory for '{path}'")
         return self.model_of(Path(onnx))
 
     def model_of(self, onnx: Path) -> runtime.Model:

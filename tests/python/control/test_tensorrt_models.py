@@ -18,9 +18,11 @@ from onnx import TensorProto, helper
 from standin_tensorrt import StandInRuntime, engine_of, standin_builder
 
 from headrace.control import engine_builds, tensorrt_models
-from headrace.control.engine_builds import Device
+from headrace.control.engine_builds import Device, EngineBuilds, EngineJob, key_of
 from headrace.control.tensorrt_models import engine_spec
 from headrace.errors import HeadraceError, InvalidArgumentError
+from headrace.optimize.engine_cache import EngineCache
+from headrace.optimize.engines import EngineSpec
 from headrace.repository.model_config import parse_config
 
 TENSORRT = 'backend: "tensorrt" max_batch_size: 4'
@@ -261,7 +263,7 @@ def test_the_real_builder_builds(serve, device, repository, monkeypatch) -> None
 
 def test_the_metric(serve, builder) -> None:
     (builder / "hold").touch()
-    server, _ = serve(metrics_port=0)
+    server, client = serve(metrics_port=0)
     began(builder)
 
     def scraped() -> str:
@@ -273,32 +275,98 @@ def test_the_metric(serve, builder) -> None:
     (builder / "go").touch()
     wanted = f"headrace_engine_state{{{labels % 'serving'}}} 1.0"
     eventually(lambda: wanted in scraped(), "it serves")
+    # Whatever became of an earlier load.
+    client.unload("m")
+    (builder / "go").unlink()
+    client.load("m")
+    assert builds(builder) == 1
+    assert wanted in scraped()
 
 
 # ---- what goes wrong
 
 
 @pytest.mark.parametrize(
-    ("what", "text"),
+    ("what", "text", "tries"),
     [
-        ("refuse", "node 'n' (Odd): there is no such operator"),
-        ("crash", "the builder ended with signal 11: about to crash"),
-        ("silent", "the builder ended with status 3: it said nothing"),
-        ("version", "install that version of it"),
+        ("refuse", "node 'n' (Odd): there is no such operator", 1),
+        ("crash", "the builder ended with signal 11: about to crash", 2),
+        ("silent", "the builder ended with status 3: it said nothing", 2),
+        ("version", "install that version of it", 1),
     ],
 )
-def test_without_an_engine_the_fallback_stays(serve, builder, what: str, text: str) -> None:
+def test_without_an_engine_the_fallback_stays(
+    serve, builder, what: str, text: str, tries: int
+) -> None:
     (builder / what).write_text("10.9.0.34")
     server, client = serve()
     eventually(lambda: state(server) == "failed", "it fails")
     eventually(lambda: text in why(client), f"{text} is told")
     assert answer(client) == 2
     assert "OpenVINO" in runs_on(client)
-    # The next load of the same files would end the same.
+    # What the builder said of the same files it would say again.
     client.unload("m")
     client.load("m")
-    assert text in why(client)
+    eventually(lambda: text in why(client), f"{text} is told again")
+    assert builds(builder) == tries
+
+
+def test_a_full_gpu_keeps_the_engine(serve, start_server, device, builder, tmp_path) -> None:
+    device.full = True
+    cache = str(tmp_path / "cache")
+    server, client = serve(cache_dir=cache)
+    eventually(lambda: "no device memory" in why(client), "it is told")
+    assert state(server) == "failed"
+    assert "OpenVINO" in runs_on(client)
+    # The next load finds it, and still no memory; then there is some.
+    client.unload("m")
+    client.load("m")
+    assert "no device memory" in why(client)
+    assert answer(client) == 2
+    device.full = False
+    client.unload("m")
+    client.load("m")
+    assert "stand-in" in runs_on(client)
     assert builds(builder) == 1
+
+
+def test_a_file_that_changes_meanwhile_is_not_kept_as_what_it_was(
+    serve, repository, builder, tmp_path
+) -> None:
+    (builder / "hold").touch()
+    server, client = serve(cache_dir=str(tmp_path / "cache"))
+    began(builder)
+    repository.add("m", 5)
+    (builder / "go").touch()
+    eventually(lambda: state(server) == "failed", "it fails")
+    eventually(lambda: "its file changed while its engine was built" in why(client), "it is told")
+    assert answer(client) == 2
+    assert list((tmp_path / "cache" / "engines").glob("*.plan")) == []
+    client.load("m")
+    eventually(lambda: "stand-in" in runs_on(client), "the engine serves")
+    assert answer(client) == 6
+
+
+def test_a_builder_that_is_stuck_is_ended(builder, repository, device, tmp_path) -> None:
+    (builder / "hold").touch()
+    told = threading.Event()
+    builds_of = EngineBuilds(
+        EngineCache(tmp_path / "cache"),
+        threads=1,
+        changed=lambda job, state, text: told.set() if state == "failed" else None,
+        command=standin_builder(builder),
+        silence_s=0.5,
+    )
+    spec = EngineSpec((1,))
+    onnx = repository.add("m", 1)
+    job = EngineJob("m", 1, onnx, spec, device().device(), key_of(onnx, spec, device().device()))
+    builds_of.start(job)
+    assert told.wait(60)
+    assert builds_of.wait("m", 1, 60)
+    text = "the builder made no progress for 0.5 s and was ended"
+    assert builds_of.state("m", 1) == ("failed", text)
+    assert builds_of.failure(job.key) == ""  # another time it may get through
+    builds_of.stop()
 
 
 def test_an_engine_that_does_not_load_leaves_the_fallback(serve, device, builder) -> None:
@@ -318,8 +386,6 @@ def test_an_engine_of_another_gpu_is_built_again(serve, start_server, device, bu
     first, _ = serve(cache_dir=cache)
     eventually(lambda: state(first) == "serving", "the engine serves")
     (plan,) = (tmp_path / "cache" / "engines").glob("*.plan")
-    from headrace.optimize.engine_cache import EngineCache
-
     other = engine_of("Another GPU 8.0", plan)
     EngineCache(plan.parent).keep(plan.stem, other, {})
     second = start_server(load_model=("m",), cache_dir=cache)

@@ -21,6 +21,7 @@ from streaming_models import (
 )
 
 from headrace import runtime
+from headrace.control.speech_models import load_speech
 from headrace.errors import HeadraceError, InvalidArgumentError
 
 soundfile = pytest.importorskip("soundfile")
@@ -206,7 +207,15 @@ def test_streams_beyond_the_bound_are_refused(folder: Path) -> None:
     open_stream(recognizer).close()
 
 
+def test_it_is_warmed_up_in_the_background(folder: Path) -> None:
+    recognizer = load_speech(folder, "background", threads=1, low_priority=True)
+    assert recognizer.statistics()["decoder_steps"] == 0
+    assert recognizer.statistics()["open_streams"] == 0
+
+
 def test_settings_that_do_not_fit(folder: Path) -> None:
+    with pytest.raises(InvalidArgumentError, match=r"joiner\.onnx': joiner: has .* tokens"):
+        load(folder, blank=50_000)
     with pytest.raises(InvalidArgumentError, match="but chunk_frames is 44"):
         load(folder, chunk_frames=44)
     with pytest.raises(InvalidArgumentError, match="shift_frames"):
