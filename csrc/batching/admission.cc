@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <memory>
 #include <string>
 
 namespace headrace {
@@ -37,6 +38,24 @@ std::string milliseconds(Nanoseconds time) {
 }
 
 }  // namespace
+
+Admission::Admission(AdmissionPolicy policy, std::size_t instances, int64_t rows)
+    : policy_(policy),
+      concurrency_(
+          policy.adaptive_concurrency
+              ? std::make_unique<ConcurrencyLimit>(
+                    2 * instances,
+                    std::max<std::size_t>(
+                        32, 2 * instances * static_cast<std::size_t>(std::max<int64_t>(rows, 1))))
+              : nullptr) {}
+
+Status Admission::decide_in_flight(std::size_t in_flight) {
+  if (concurrency_ == nullptr || !concurrency_->full(in_flight)) return {};
+  refused_[static_cast<std::size_t>(Refusal::kConcurrency)].fetch_add(1, kRelaxed);
+  return Status::resource_exhausted("the model is overloaded: " + std::to_string(in_flight) +
+                                    " requests are in flight, which its latency allows")
+      .with_pushback(pushback(ConcurrencyLimit::kWindow));
+}
 
 std::optional<Estimate> estimate(const BatchPolicy& policy, const CostModel& cost, const Load& load,
                                  int64_t rows) {

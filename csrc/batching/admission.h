@@ -7,6 +7,8 @@
 //   - Otherwise, if asked for, CoDel (RFC 8289, in the form of Maurer, "Fail at Scale", 2015): its wait
 //     is held to `queue_interval`, and to `queue_target` (but at least the batch after next) once it
 //     has not been below the target for an interval: then the queue is no burst, it stands.
+//   - If asked for, requests beyond what may be in flight (ConcurrencyLimit) are refused, whatever the
+//     estimate says.
 //
 // Nothing is refused before the cost model has learned, nor while an instance is idle and nothing
 // queued: so a model that has become fast again is noticed. Lower priority levels are shed first: what
@@ -20,11 +22,13 @@
 #include <atomic>
 #include <cstddef>
 #include <cstdint>
+#include <memory>
 #include <optional>
 
 #include "base/clock.h"
 #include "base/status.h"
 #include "batching/batch_policy.h"
+#include "batching/concurrency_limit.h"
 #include "batching/cost_model.h"
 #include "batching/queue_load.h"
 
@@ -36,6 +40,7 @@ struct AdmissionPolicy {
   // Zero: no CoDel, requests without a deadline may wait until the queue is full.
   Nanoseconds queue_target{0};
   Nanoseconds queue_interval = std::chrono::milliseconds(100);
+  bool adaptive_concurrency = false;
 };
 
 struct Estimate {
@@ -50,12 +55,23 @@ std::optional<Estimate> estimate(const BatchPolicy& policy, const CostModel& cos
                                  int64_t rows);
 
 // Why a request was refused: the `reason` label of headrace_admission_refused.
-enum class Refusal : uint8_t { kDeadline = 0, kSlo, kQueue };
-inline constexpr std::size_t kRefusals = 3;
+enum class Refusal : uint8_t { kDeadline = 0, kSlo, kQueue, kConcurrency };
+inline constexpr std::size_t kRefusals = 4;
 
 class Admission {
  public:
-  explicit Admission(AdmissionPolicy policy) : policy_(policy) {}
+  // Of a version with so many instances, which take batches of at most `rows`.
+  explicit Admission(AdmissionPolicy policy, std::size_t instances = 1, int64_t rows = 1);
+
+  // Not OK: as many are in flight as may be, without the one that asks; answer that.
+  Status decide_in_flight(std::size_t in_flight);
+  // A request was answered well (ConcurrencyLimit::record).
+  void answered(Nanoseconds after, Nanoseconds executed, std::size_t in_flight, TimePoint now) {
+    if (concurrency_) concurrency_->record(after, executed, in_flight, now);
+  }
+  bool limits_concurrency() const { return concurrency_ != nullptr; }
+  // 0: there is none.
+  std::size_t concurrency_limit() const { return concurrency_ ? concurrency_->limit() : 0; }
 
   // Whether decide() can refuse such a request at all.
   bool applies(const BatchPolicy& batch, TimePoint deadline) const {
@@ -88,6 +104,7 @@ class Admission {
   Milliseconds pushback(Nanoseconds late);
 
   const AdmissionPolicy policy_;
+  const std::unique_ptr<ConcurrencyLimit> concurrency_;  // null: not limited
   std::atomic<double> correction_{1};
   std::atomic<TimePoint::rep> learned_at_{0};
   std::array<std::atomic<uint64_t>, kRefusals> refused_{};

@@ -158,14 +158,15 @@ py::dict statistics_of(const StatisticsValues& values, const AdmissionValues& ad
   result["infer_ns"] = histogram_of(values.infer_ns);
   result["slo"] = py::make_tuple(values.slo_requests, values.slo_good);
   py::dict refused;
-  const char* const refusals[kRefusals] = {"deadline", "slo", "queue"};
+  const char* const refusals[kRefusals] = {"deadline", "slo", "queue", "concurrency"};
   for (std::size_t i = 0; i < kRefusals; ++i) refused[refusals[i]] = admission.refused[i];
   result["admission"] = py::dict(
       "refused"_a = refused, "estimated_wait_ns"_a = admission.estimated_wait.count(),
       "correction"_a = admission.correction, "batches"_a = admission.batches,
       "batch_fixed_ns"_a = admission.batch_fixed.count(),
       "batch_row_ns"_a = admission.batch_row.count(),
-      "batch_p95_ns"_a = admission.batch_p95.count(), "batch_limit"_a = admission.batch_limit);
+      "batch_p95_ns"_a = admission.batch_p95.count(), "batch_limit"_a = admission.batch_limit,
+      "concurrency_limit"_a = admission.concurrency_limit);
   result["health"] = health_of(health);
   return result;
 }

@@ -85,8 +85,9 @@ BatchPolicy make_batch_policy(int64_t max_rows, std::vector<int64_t> preferred,
 }
 
 AdmissionPolicy make_admission_policy(bool by_deadline, bool by_budget, uint64_t queue_target_us,
-                                      uint64_t queue_interval_us) {
-  return {by_deadline, by_budget, Microseconds(queue_target_us), Microseconds(queue_interval_us)};
+                                      uint64_t queue_interval_us, bool adaptive_concurrency) {
+  return {by_deadline, by_budget, Microseconds(queue_target_us), Microseconds(queue_interval_us),
+          adaptive_concurrency};
 }
 
 HealthPolicy make_health_policy(uint32_t failures, double backoff_s, double backoff_max_s,
@@ -125,7 +126,8 @@ void bind_specs(py::module_& module) {
            "latency_budget_us"_a = 0);
   py::class_<AdmissionPolicy>(module, "AdmissionPolicy")
       .def(py::init(&make_admission_policy), py::kw_only(), "by_deadline"_a = true,
-           "by_budget"_a = true, "queue_target_us"_a = 0, "queue_interval_us"_a = 100000);
+           "by_budget"_a = true, "queue_target_us"_a = 0, "queue_interval_us"_a = 100000,
+           "adaptive_concurrency"_a = false);
   py::class_<HealthPolicy>(module, "HealthPolicy")
       .def(py::init(&make_health_policy), py::kw_only(), "failures"_a = 5, "backoff_s"_a = 1.0,
            "backoff_max_s"_a = 60.0, "probe_s"_a = 0.0);

@@ -83,7 +83,7 @@ ModelVersion::ModelVersion(ModelSpec spec, ModelVersionOptions options,
       model_(std::move(model)),
       reaper_(reaper),
       statistics_(options.batch.latency_budget),
-      admission_(options.admission),
+      admission_(options.admission, options.instances, options.batch.max_rows),
       on_instance_event_(std::move(options.on_instance_event)),
       rebuild_pushback_(options.health.backoff),
       probe_idle_(options.health.probe) {
@@ -170,10 +170,14 @@ bool ModelVersion::admit(RequestPtr& request, std::span<const RequestPtr> before
     answer(std::move(request), Batcher::stopping());
     return false;
   }
-  in_flight_.fetch_add(1, std::memory_order_relaxed);
+  const std::size_t others = in_flight_.fetch_add(1, std::memory_order_relaxed);
   request->spec = spec_;
   request->response.model_name = spec_->name;
   request->response.model_version = spec_->version_text;
+  if (Status status = admission_.decide_in_flight(others); !status) {
+    refuse(std::move(request), std::move(status), FailureReason::kRejected);
+    return false;
+  }
   // Before its tensors are looked at, as one row; then with its rows.
   const bool timed = admission_.applies(batcher_->policy(), request->deadline);
   if (timed) {
@@ -265,6 +269,7 @@ AdmissionValues ModelVersion::admission() const {
     values.refused[i] = admission_.refused(static_cast<Refusal>(i));
   }
   values.correction = admission_.correction();
+  values.concurrency_limit = admission_.concurrency_limit();
   values.batches = cost.batches();
   values.batch_fixed = cost.fixed();
   values.batch_row = cost.per_row();
@@ -393,6 +398,10 @@ void ModelVersion::succeed(Batch& batch, const RequestTimes& times) {
     request->times.done = times.done;
     request->batch_rows = batch.rows;
     statistics_.record_success(request->times);
+    if (admission_.limits_concurrency()) {
+      admission_.answered(times.done - request->times.queued, times.done - times.batched,
+                          in_flight(), times.done);
+    }
   }
 }
 

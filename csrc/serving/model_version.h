@@ -85,8 +85,9 @@ struct AdmissionValues {
   uint64_t batches = 0;  // that the cost model has seen
   Nanoseconds batch_fixed{0};
   Nanoseconds batch_row{0};
-  Nanoseconds batch_p95{0};  // of the largest
-  int64_t batch_limit = 1;   // rows of the largest
+  Nanoseconds batch_p95{0};           // of the largest
+  int64_t batch_limit = 1;            // rows of the largest
+  std::size_t concurrency_limit = 0;  // 0: not limited
 };
 
 class ModelVersion final : public Servable {

@@ -91,9 +91,11 @@ class AdmissionPolicy:
         by_budget: bool = True,
         queue_target_us: int = 0,
         queue_interval_us: int = 100000,
+        adaptive_concurrency: bool = False,
     ) -> None:
         """Which requests are refused because they would be late: for their deadline, for the
-        latency budget, or (queue_target_us > 0) by CoDel when they have neither."""
+        latency budget, or (queue_target_us > 0) by CoDel when they have neither; and, with
+        adaptive_concurrency, because more are in flight than their latency allows."""
 
 @final
 class HealthPolicy:
@@ -418,7 +420,8 @@ class ModelVersion(Servable):
         request_ns, queue_ns, infer_ns: {"count": int, "sum": ns, "buckets": [int, ...]} with the
         bucket bounds of histogram_bounds_ns()
         slo: (requests, good) of the latency budget
-        admission: {"refused": {"deadline" | "slo" | "queue": int}, "estimated_wait_ns": of a
+        admission: {"refused": {"deadline" | "slo" | "queue" | "concurrency": int},
+        "concurrency_limit": 0 for none, "estimated_wait_ns": of a
         request of the lowest priority, "correction": of estimates, "batches": seen by the cost
         model, "batch_fixed_ns", "batch_row_ns": what it says a batch costs, "batch_p95_ns": of one
         of "batch_limit" rows, the most}

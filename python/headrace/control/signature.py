@@ -185,6 +185,7 @@ def admission_policy(policy: AdmissionPolicy | None) -> runtime.AdmissionPolicy:
         by_budget=policy.slo,
         queue_target_us=round(policy.queue_target * 1e6),
         queue_interval_us=round(policy.queue_interval * 1e6),
+        adaptive_concurrency=policy.adaptive_concurrency,
     )
 
 

@@ -183,6 +183,12 @@ _ADMISSION_GAUGES = (
         "95th percentile of the time of the largest batch",
     ),
     ("headrace_batch_limit_rows", "batch_limit", 1.0, "Rows of the largest batch"),
+    (
+        "headrace_concurrency_limit",
+        "concurrency_limit",
+        1.0,
+        "Requests that may be in flight by the gradient of their latency; 0: no such limit",
+    ),
 )
 _SERVER_COUNTERS = (
     ("headrace_connections", "connections_total", "Connections accepted"),

@@ -104,6 +104,8 @@ class AdmissionPolicy:
     # as there is room), and in one that is but a burst; after so long a time it is none.
     queue_target: float = seconds(0.0)
     queue_interval: float = seconds(0.1)
+    # As many in flight as the gradient of their latency allows.
+    adaptive_concurrency: bool = False
 
     def __post_init__(self) -> None:
         _check("admission.queue_target", self.queue_target, 0, 3600)
