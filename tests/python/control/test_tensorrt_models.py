@@ -519,6 +519,22 @@ def test_stopping_ends_what_waits_for_its_turn(repository, start_server, builder
     assert server.manager.engines.wait("n", 1, 60)
 
 
+def test_what_made_room_and_came_back_gets_its_engine(repository, serve, builder) -> None:
+    (builder / "hold").touch()
+    repository.put("m/policy.yaml", "swap: {order: unload_first}")
+    server, client = serve()
+    first = began(builder)
+    repository.put("m/2/model.onnx", b"broken")
+    with pytest.raises(InvalidArgumentError):
+        client.load("m")
+    eventually(lambda: gone(first), "the builder ended")
+    assert answer(client) == 2
+    (builder / "go").touch()
+    eventually(lambda: "stand-in" in runs_on(client), "the engine serves")
+    assert answer(client) == 2
+    assert state(server) == "serving"
+
+
 def test_loads_and_unloads_at_any_moment(serve, repository, builder) -> None:
     """Whatever state the engine is in when its version goes, the next one ends in service, and no
     process is left."""
