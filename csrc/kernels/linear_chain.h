@@ -41,6 +41,7 @@ class LinearChain {
   Status append(FloatLinear layer);
   // Over the outputs of the last layer.
   void end_with_softmax() { softmax_ = true; }
+  bool has_softmax() const { return softmax_; }
 
   bool empty() const { return layers_.empty(); }
   std::size_t inputs() const;

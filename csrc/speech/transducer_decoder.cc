@@ -34,10 +34,10 @@ Status check_port(const char* network, const std::vector<TensorSpec>& specs, std
 template <class T>
 void repeat_last(std::vector<T>& rows, std::size_t count, std::size_t wanted) {
   const std::size_t width = rows.size() / count;
-  rows.reserve(wanted * width);
-  for (; count < wanted; ++count) {
-    const auto last = rows.end() - static_cast<std::ptrdiff_t>(width);
-    rows.insert(rows.end(), last, last + static_cast<std::ptrdiff_t>(width));
+  rows.resize(wanted * width);
+  for (; count > 0 && count < wanted; ++count) {
+    const T* const last = rows.data() + (count - 1) * width;
+    std::copy_n(last, width, rows.data() + count * width);
   }
 }
 

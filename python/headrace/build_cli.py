@@ -12,11 +12,13 @@ from typing import TYPE_CHECKING, Annotated, Any, Optional
 
 import typer
 
-from headrace.errors import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.errors import AbortedError, HeadraceError, InvalidArgumentError, UnavailableError
 
 if TYPE_CHECKING:
+    from headrace.control.engine_builds import Device
     from headrace.optimize.engine_cache import EngineCache
     from headrace.optimize.engines import Builder, Built, EngineSpec
+    from headrace.repository.completion import Defaults
     from headrace.repository.scan import ModelEntry
 
 __all__ = ["build"]
@@ -63,11 +65,19 @@ def build(
     cache_dir: Annotated[
         OptionalStr, typer.Option(help="The server's. [default: ~/.cache/headrace]")
     ] = None,
-    force: Annotated[bool, typer.Option("--force", help="Replace what is there.")] = False,
+    default_max_batch_size: Annotated[
+        Optional[int],  # noqa: UP045
+        typer.Option(min=0, help="The server's. [default: 32]"),
+    ] = None,
+    force: Annotated[
+        bool, typer.Option("--force", help="Build again, and replace what is there.")
+    ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print JSON.")] = False,
 ) -> None:
     """Build TensorRT engines from ONNX files, as their models are configured."""
+    from headrace.config import ServerConfig
     from headrace.optimize.engines import find_builder
+    from headrace.repository.completion import Defaults
 
     targets = tuple(target or ())
     if onnx is not None:
@@ -92,7 +102,17 @@ def build(
         )
     _show(
         _build_repository(
-            model_repository, models or [], runtime, targets, place, cache_dir, force, as_json
+            model_repository,
+            models or [],
+            runtime,
+            targets,
+            place,
+            ServerConfig().cache_dir if cache_dir is None else cache_dir,
+            Defaults(gpus=1)
+            if default_max_batch_size is None
+            else Defaults(max_batch_size=default_max_batch_size, gpus=1),
+            force,
+            as_json,
         ),
         as_json,
     )
@@ -159,12 +179,12 @@ def _build_repository(
     runtime: str,
     targets: tuple[str, ...],
     place: bool,
-    cache_dir: str | None,
+    cache_dir: str,
+    defaults: Defaults,
     force: bool,
     as_json: bool,
 ) -> list[dict[str, Any]]:
-    from headrace.config import ServerConfig
-    from headrace.control.engine_builds import Device
+    from headrace.control.engine_builds import Device, same_version
     from headrace.control.tensorrt_models import TensorRt
     from headrace.optimize.engine_cache import EngineCache
     from headrace.optimize.engines import find_builder
@@ -182,22 +202,26 @@ def _build_repository(
                 "a GPU that is not here"
             ) from None
         builder = find_builder(device.runtime if runtime == "auto" else runtime)
-    folder = ServerConfig().cache_dir if cache_dir is None else cache_dir
-    if not folder:
+        if builder.runtime != device.runtime or not same_version(builder.version, device.version):
+            raise InvalidArgumentError(
+                f"the server here executes engines of {device.runtime} {device.version}, and "
+                f"{builder.runtime} {builder.version} builds for itself: install that version of "
+                f"{device.runtime}, or build a file for others with --onnx and --plan"
+            )
+    if not cache_dir:
         raise InvalidArgumentError("--cache-dir '' keeps nothing")
-    cache = EngineCache(Path(folder) / "engines")
+    cache = EngineCache(Path(cache_dir) / "engines")
     rows: list[dict[str, Any]] = []
-    for wanted in _wanted(repository, names, targets, device):
+    for wanted in _wanted(repository, names, targets, device, defaults):
         placed = wanted.onnx.with_name("model.plan")
         if place:
             check_file(placed, force=force or not placed.exists())
         if not as_json:
             print(f"{wanted.model} version {wanted.version}: {wanted.onnx}", flush=True)
         row: dict[str, Any] = {"model": wanted.model, "version": wanted.version}
-        path = cache.find(wanted.key)
+        path = None if force else cache.find(wanted.key)
         if path is None:
-            built = _build_cached(wanted, builder, cache, device.name)
-            path = cache.folder / f"{wanted.key}.plan"
+            built, path = _build_cached(wanted, builder, cache, device)
             row |= {"onnx": str(wanted.onnx), **_about(built, builder, path)}
         else:
             row |= {"onnx": str(wanted.onnx), "plan": str(path), "bytes": path.stat().st_size}
@@ -210,25 +234,35 @@ def _build_repository(
     return rows
 
 
-def _build_cached(wanted: _Wanted, builder: Builder, cache: EngineCache, gpu: str) -> Built:
+def _build_cached(
+    wanted: _Wanted, builder: Builder, cache: EngineCache, device: Device
+) -> tuple[Built, Path]:
+    from headrace.control.engine_builds import key_of
     from headrace.optimize.engines import build
     from headrace.optimize.place import place_file
     from headrace.progress import StepProgress
 
-    timing = cache.timing(builder.runtime, builder.version, gpu)
+    timing = cache.timing(builder.runtime, builder.version, device.name)
     known = b""
     with suppress(OSError):
         known = timing.read_bytes()
     with StepProgress() as progress:
         built = build(wanted.onnx, wanted.spec, builder, timing_cache=known, progress=progress)
-    cache.keep(wanted.key, built.plan, {"model": wanted.model, "gpu": gpu})
+    if wanted.key != key_of(wanted.onnx, wanted.spec, device):
+        raise AbortedError(f"{wanted.onnx} changed while its engine was built")
+    path = cache.keep(wanted.key, built.plan, {"model": wanted.model, "gpu": device.name})
     if built.timing_cache not in (b"", known):
-        place_file(timing, built.timing_cache)
-    return built
+        with suppress(HeadraceError):  # the engine is built
+            place_file(timing, built.timing_cache)
+    return built, path
 
 
 def _wanted(
-    repository: Path, names: list[str], targets: tuple[str, ...], device: Any
+    repository: Path,
+    names: list[str],
+    targets: tuple[str, ...],
+    device: Device,
+    defaults: Defaults,
 ) -> list[_Wanted]:
     from headrace.repository.artifact import backend_of
     from headrace.repository.model_config import read_config, select_versions
@@ -258,7 +292,7 @@ def _wanted(
                 raise InvalidArgumentError(
                     f"model '{entry.name}' version {version} has no model.onnx to build from"
                 )
-            wanted.append(_engine(entry, version, onnx, config, targets, device))
+            wanted.append(_engine(entry, version, onnx, config, targets, device, defaults))
     if not wanted:
         raise InvalidArgumentError(
             f'{repository} has no model with backend: "tensorrt" in its config.pbtxt'
@@ -272,15 +306,15 @@ def _engine(
     onnx: Path,
     config: Any,
     targets: tuple[str, ...],
-    device: Any,
+    device: Device,
+    defaults: Defaults,
 ) -> _Wanted:
     """As the server would ask for it."""
+    from headrace.control.engine_builds import key_of
     from headrace.control.loaders import Loaders, Source
     from headrace.control.tensorrt_models import engine_spec
-    from headrace.optimize.engine_cache import engine_key
     from headrace.repository.artifact import Artifact
-    from headrace.repository.digest import content_digest
-    from headrace.repository.model_config import Defaults, complete, validate
+    from headrace.repository.model_config import complete, validate
 
     as_onnx = Artifact("onnxruntime", onnx)
     source = Source(entry.name, version, as_onnx, entry.path, onnx.parent, config)
@@ -292,14 +326,13 @@ def _engine(
             Artifact("tensorrt", onnx),
             opened.inputs,
             opened.outputs,
-            Defaults(gpus=1),
+            defaults,
         )
         validate(completed)
     except HeadraceError as error:
         raise type(error)(f"model '{entry.name}' version {version}: {error.details}") from error
     spec = replace(engine_spec(completed, opened.inputs), targets=targets)
-    key = engine_key(content_digest(onnx), spec, device.runtime, device.version, device.name)
-    return _Wanted(entry.name, version, onnx, spec, key)
+    return _Wanted(entry.name, version, onnx, spec, key_of(onnx, spec, device))
 
 
 def _show(rows: list[dict[str, Any]], as_json: bool) -> None:

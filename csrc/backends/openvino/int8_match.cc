@@ -358,11 +358,15 @@ std::optional<LinearMatch> match_linear(const std::shared_ptr<ov::op::v0::MatMul
   }
   match.nodes.push_back(matmul);
   match.y = matmul->output(0);
+  // What is added or multiplied may have more dimensions, and so the result.
+  const auto same_rank = [&](const ov::Node& node) {
+    return node.get_output_partial_shape(0).rank() == matmul->get_output_partial_shape(0).rank();
+  };
 
   // Gemm: alpha x W + beta C.
   if (const auto multiply = ov::as_type_ptr<ov::op::v1::Multiply>(only_reader(match.y))) {
     std::optional<float> factor;
-    if (other_than(*multiply, [&](const auto& input) {
+    if (same_rank(*multiply) && other_than(*multiply, [&](const auto& input) {
           return !(input == match.y) && (factor = scalar(input)).has_value();
         })) {
       match.factor = *factor;
@@ -372,9 +376,7 @@ std::optional<LinearMatch> match_linear(const std::shared_ptr<ov::op::v0::MatMul
   }
   if (const auto add = ov::as_type_ptr<ov::op::v1::Add>(only_reader(match.y))) {
     std::optional<std::vector<float>> bias;
-    const bool same_rank =
-        add->get_output_partial_shape(0).rank() == matmul->get_output_partial_shape(0).rank();
-    if (same_rank && other_than(*add, [&](const auto& input) {
+    if (same_rank(*add) && other_than(*add, [&](const auto& input) {
           return !(input == match.y) && (bias = along_last(input, match.outputs)).has_value();
         })) {
       match.bias = *std::move(bias);

@@ -74,7 +74,11 @@ class Chooser {
                                 match.quantised.has_value(), rows);
     const auto found = measured_.find(key);
     if (found != measured_.end()) return found->second;
-    const bool faster = int8_speedup(core_, match, layer, config_, threads_) > kLeastInt8Speedup;
+    bool faster = false;
+    try {
+      faster = int8_speedup(core_, match, layer, config_, threads_) > kLeastInt8Speedup;
+    } catch (...) {  // what cannot be measured is left to OpenVINO
+    }
     measured_.emplace(key, faster);
     return faster;
   }

@@ -78,20 +78,21 @@ double int8_speedup(ov::Core& core, const LinearMatch& match,
 std::vector<ov::Shape> shapes_to_time(const ov::PartialShape& shape, std::size_t inputs) {
   if (shape.is_static()) return {shape.to_shape()};
   std::vector<ov::Shape> shapes;
-  for (const std::size_t rows : {1, 16, 128}) {
+  for (const int64_t rows : {1, 16, 128}) {
     ov::Shape one(shape.size(), 1);
     for (std::size_t i = 0; i < one.size(); ++i) {
-      if (shape[i].is_static()) one[i] = static_cast<std::size_t>(shape[i].get_length());
+      one[i] = static_cast<std::size_t>(std::max<int64_t>(1, shape[i].get_min_length()));
     }
     // The last open dimension before the inputs: the sequence, or else the batch.
     for (std::size_t i = one.size() - 1; i-- > 0;) {
       if (shape[i].is_dynamic()) {
-        one[i] = rows;
+        const int64_t most = shape[i].get_max_length();  // -1: any
+        one[i] = std::max(one[i], static_cast<std::size_t>(most < 0 ? rows : std::min(rows, most)));
         break;
       }
     }
     one.back() = inputs;
-    shapes.push_back(std::move(one));
+    if (shapes.empty() || shapes.back() != one) shapes.push_back(std::move(one));
   }
   return shapes;
 }

@@ -1,5 +1,6 @@
 #include "backends/openvino/linear_chain_match.h"
 
+#include <cmath>
 #include <cstdio>
 #include <set>
 #include <string_view>
@@ -19,6 +20,11 @@ namespace {
 
 // Above this many weights a call's cost is lost in the layers, and packing them twice is not.
 constexpr std::size_t kMostWeights = std::size_t{4} << 20;
+
+// By how much its answers may differ from OpenVINO's, relatively: of the same operators, or where more
+// layers are INT8 ones or their own INT8 rounds in another way.
+constexpr double kSameLayers = 1e-3;
+constexpr double kOtherLayers = 0.3;
 
 // The last dimension only, which has n values.
 bool is_over_last(const ov::Node& softmax, const ov::PartialShape& shape) {
@@ -47,7 +53,21 @@ std::optional<FloatLinear> float_layer(const LinearMatch& match) {
   return layer;
 }
 
+// Whether the answers are the same, up to how the layers round: |ours - theirs| <= most * |theirs|.
+bool agree(const float* ours, const ov::Tensor& theirs, std::size_t size, double most) {
+  if (theirs.get_element_type() != ov::element::f32 || theirs.get_size() != size) return false;
+  const float* want = theirs.data<float>();
+  double difference = 0, all = 0;
+  for (std::size_t i = 0; i < size; ++i) {
+    const double d = static_cast<double>(ours[i]) - want[i];
+    difference += d * d;
+    all += static_cast<double>(want[i]) * want[i];
+  }
+  return std::sqrt(difference) <= most * std::sqrt(all);  // false with NaN
+}
+
 // How many times as fast it is with the fewest rows, at most `least`: not worth it. Sets most_rows.
+// 0: the answers differ from OpenVINO's, it was recognised wrongly.
 double time_chain(DirectChain& direct, ov::CompiledModel& compiled, double least) {
   const LinearChain& chain = *direct.chain;
   AlignedBytes scratch(chain.scratch_bytes());
@@ -66,6 +86,11 @@ double time_chain(DirectChain& direct, ov::CompiledModel& compiled, double least
         [&] {
           chain.run(x.data<float>(), rows, reinterpret_cast<float*>(y.data()), scratch.data());
         });
+    const auto* ours = reinterpret_cast<const float*>(y.data());
+    if (!agree(ours, request.get_output_tensor(), rows * chain.outputs(),
+               direct.same_layers ? kSameLayers : kOtherLayers)) {
+      return 0;
+    }
     if (first == 0) first = ratio;
     if (ratio <= least) return first;
     direct.most_rows = rows;
@@ -86,6 +111,10 @@ std::shared_ptr<const LinearChain> match_chain(const ov::Model& model) {
       value.get_partial_shape().rank().is_dynamic()) {
     return nullptr;
   }
+  for (const ov::Dimension& dim : value.get_partial_shape()) {
+    // OpenVINO refuses what is out of bounds; a chain knows of none.
+    if (dim.is_dynamic() && (dim.get_min_length() > 0 || dim.get_max_length() >= 0)) return nullptr;
+  }
   auto chain = std::make_shared<LinearChain>();
   while (true) {
     const std::set<ov::Input<ov::Node>> readers = value.get_target_inputs();
@@ -104,7 +133,8 @@ std::shared_ptr<const LinearChain> match_chain(const ov::Model& model) {
       if (!layer) return nullptr;
       status = chain->append(std::move(*layer));
       value = match->y;
-    } else if (is_over_last(*node, value.get_partial_shape()) && !chain->empty()) {
+    } else if (is_over_last(*node, value.get_partial_shape()) && !chain->empty() &&
+               !chain->has_softmax()) {
       chain->end_with_softmax();
       value = node->output(0);
     } else {
@@ -139,11 +169,15 @@ std::optional<DirectChain> find_chain(ov::Core& core, const ov::Model& rewritten
                                       const Int8Rewritten& done,
                                       const std::shared_ptr<ov::Model>& before, Int8Mode mode,
                                       Isa isa) {
-  if (auto chain = match_chain(rewritten)) return DirectChain{std::move(chain), done.summary};
+  if (auto chain = match_chain(rewritten)) {
+    return DirectChain{.chain = std::move(chain), .layers = done.summary, .same_layers = true};
+  }
   if (!before) return std::nullopt;
   const Int8Rewritten whole = rewrite_int8(core, before, Int8Mode::kDynamic, {}, 1, isa);
   if (mode == Int8Mode::kExact && whole.dynamic > 0) return std::nullopt;
-  if (auto chain = match_chain(*before)) return DirectChain{std::move(chain), whole.summary};
+  if (auto chain = match_chain(*before)) {
+    return DirectChain{.chain = std::move(chain), .layers = whole.summary};
+  }
   return std::nullopt;
 }
 
@@ -154,6 +188,10 @@ std::string choose_chain(std::optional<DirectChain>& direct, ov::CompiledModel& 
   // Float layers become INT8 ones only where it pays clearly.
   const double least = mode == Int8Mode::kAuto ? kLeastInt8Speedup : 1;
   const double speed = time_chain(*direct, compiled, least);
+  if (speed == 0) {
+    direct.reset();
+    return done.summary;
+  }
   if (speed <= least) {
     direct.reset();
     return done.summary.empty() ? "int8: in OpenVINO, not faster on our kernels"

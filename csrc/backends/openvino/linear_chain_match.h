@@ -19,11 +19,12 @@ namespace headrace {
 struct DirectChain {
   std::shared_ptr<const LinearChain> chain;
   std::string layers;                // "int8 (avx2): 3 of 3 MatMuls"
+  bool same_layers = false;          // as the graph that OpenVINO executes has
   std::size_t most_rows = SIZE_MAX;  // with more, OpenVINO is faster
 };
 
 // Parameter; Int8Linear operators and small float layers; Softmax over the last dimension, or none;
-// Result. At least one Int8Linear, else null. `model`: after rewrite_int8().
+// Result. At least one Int8Linear, and no dimension that is bounded (1..8), else null. `model`: after rewrite_int8().
 std::shared_ptr<const LinearChain> match_chain(const ov::Model& model);
 
 // A copy of a graph that find_chain() will want as it was before rewrite_int8(); null: it will not.
@@ -37,8 +38,8 @@ std::optional<DirectChain> find_chain(ov::Core& core, const ov::Model& rewritten
                                       Isa isa);
 
 // Unless it is to run directly `always`, runs it and what OpenVINO compiled in turn, with one row and more
-// (some 20 ms), and keeps it for as many rows as it is faster; reset where it never is. Answers what the
-// model's description says of INT8. May throw what OpenVINO throws.
+// (some 20 ms), and keeps it for as many rows as it is faster; reset where it never is, or answers
+// something else. Answers what the model's description says of INT8. May throw what OpenVINO throws.
 std::string choose_chain(std::optional<DirectChain>& direct, ov::CompiledModel& compiled,
                          const Int8Rewritten& done, Int8Mode mode, bool always);
 

@@ -391,7 +391,12 @@ Result<Read> read_to_compile(ov::Core& core, const std::string& path,
     const auto before = direct ? before_rewrite(**model, mode, isa) : nullptr;
     int8 = rewrite_int8(core, *model, mode, compile_config(options, 1, options.threads),
                         options.threads, isa);
-    if (direct) chain = find_chain(core, **model, int8, before, mode, isa);
+    if (direct) {
+      try {
+        chain = find_chain(core, **model, int8, before, mode, isa);
+      } catch (...) {  // a shortcut that cannot be taken
+      }
+    }
   }
   // INT8 weights are shared in any case.
   const bool shared = options.device != "CPU" || constant_bytes(**model) > kSharedWeightsBytes;
@@ -485,8 +490,13 @@ Result<std::shared_ptr<Model>> OpenVinoBackend::load(const std::string& path,
     (*read)->model.reset();  // freed here too
   });
   const bool always = options.direct_chains == DirectChains::kAlways;
-  const std::string int8 = choose_chain((*read)->chain, compiled.front(), (*read)->int8,
-                                        *parse_int8_mode(options.int8), always);
+  std::string int8 = (*read)->int8.summary;
+  try {
+    int8 = choose_chain((*read)->chain, compiled.front(), (*read)->int8,
+                        *parse_int8_mode(options.int8), always);
+  } catch (...) {  // what cannot be measured is left to OpenVINO
+    (*read)->chain.reset();
+  }
   std::string description = describe_model(options, compiled.front(), int8);
   return std::shared_ptr<Model>(std::make_shared<OpenVinoModel>(
       std::move((*read)->signature), std::move((*read)->shape_check), std::move(compiled),

@@ -320,10 +320,17 @@ Status open_engine(const std::string& path, std::shared_ptr<TensorRtEngine>* eng
   shared->runtime.reset(trt::createInferRuntime(shared->logger));
   if (!shared->runtime) return Status::unavailable("TensorRT: " + shared->logger.take());
   std::size_t before = 0, after = 0, total = 0;
-  cudaMemGetInfo(&before, &total);
+  const bool known = cudaMemGetInfo(&before, &total) == cudaSuccess;
+  cudaGetLastError();
   shared->engine.reset(shared->runtime->deserializeCudaEngine(plan.data(), plan.size()));
+  const cudaError_t error = cudaGetLastError();
   cudaMemGetInfo(&after, &total);
   if (!shared->engine) {
+    // A good engine, which is not to be built again.
+    if (error == cudaErrorMemoryAllocation || (known && before < plan.size())) {
+      return Status::resource_exhausted("no device memory for '" + path +
+                                        "': " + shared->logger.take());
+    }
     return Status::invalid_argument(
         "'" + path + "' is no engine for this TensorRT and GPU: " + shared->logger.take());
   }

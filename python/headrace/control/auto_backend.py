@@ -16,8 +16,8 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import numpy as np
 
@@ -30,7 +30,7 @@ from headrace.errors import HeadraceError, InvalidArgumentError
 from headrace.logs import get_logger
 from headrace.protocol import model_config
 
-__all__ = ["Candidate", "OpenedAuto", "relative_error", "tolerance"]
+__all__ = ["Candidate", "OpenedAuto", "relative_error", "tolerance", "worst_error"]
 
 _log = get_logger("control")
 
@@ -38,6 +38,7 @@ _log = get_logger("control")
 _STRICT = 1e-4
 # How much faster than the reference another one must be.
 _CLEARLY = 0.95
+_BF16_ROUNDING = 2**-8
 _SECONDS = 0.1  # a batch size and candidate
 _MIN_RUNS, _MAX_RUNS = 3, 100
 
@@ -128,11 +129,12 @@ class OpenedAuto:
             raise InvalidArgumentError(f"'{decision.chosen}' is no candidate any more")
         loaded = chosen.open().load(config, instances=instances, threads=threads)
         _log.info("%s runs on %s: %s", self._source, decision.chosen, decision.text())
-        return LoadedModel(loaded.model, loaded.closers, decision.text())
+        return replace(loaded, why=decision.text())
 
     def _decide(self, config: model_config.ModelConfig, threads: int) -> Decision:
         """Raises the first candidate's error when none can execute the model."""
         measured = list(self._unread)
+        half = {out.name for out in config.output if out.data_type == model_config.TYPE_BF16}
         samples: list[Sample] | None = None  # those that the reference took
         reference: list[Mapping[str, runtime.Array]] = []
         failure: HeadraceError | None = None
@@ -145,10 +147,14 @@ class OpenedAuto:
                 continue
             if samples is None:
                 samples, reference = taken, answers
-            error_found = max(map(relative_error, reference, answers), default=0.0)
+            found = [
+                worst_error(one, other, self._tolerance, half)
+                for one, other in zip(reference, answers, strict=True)
+            ]
+            error_found, allowed = max(found, key=_badness, default=(0.0, 0.0))
             left_out = ""
-            if error_found > self._tolerance:
-                left_out = f"its answers differ by {error_found:.2g} of {self._tolerance:g}"
+            if error_found > allowed:
+                left_out = f"its answers differ by {error_found:.2g} of {allowed:g}"
             measured.append(Measured(candidate.name, tuple(seconds), error_found, left_out))
         if samples is None:
             assert failure is not None
@@ -228,15 +234,36 @@ def _mean(seconds: Sequence[float]) -> float:
     return math.exp(sum(math.log(max(s, 1e-9)) for s in seconds) / max(1, len(seconds)))
 
 
-def relative_error(
-    reference: Mapping[str, runtime.Array], got: Mapping[str, runtime.Array]
-) -> float:
-    """The largest of all outputs. Floats: |got - reference| / |reference| (of the finite numbers;
-    infinite where others are not finite); anything else: the share of the elements that differ."""
-    return max((_error(reference[name], got[name]) for name in reference), default=0.0)
+def worst_error(
+    reference: Mapping[str, runtime.Array],
+    got: Mapping[str, runtime.Array],
+    tolerance: float,
+    half: Collection[str] = (),
+) -> tuple[float, float]:
+    """The relative error of the worst output, and what is allowed there: `tolerance`, and at least
+    a rounding for outputs in `half`, which are BF16."""
+    found: list[tuple[float, float]] = []
+    for name, expected in reference.items():
+        if name in half:
+            error = relative_error(_from_bf16(expected), _from_bf16(got[name]))
+            found.append((error, max(tolerance, _BF16_ROUNDING)))
+        else:
+            found.append((relative_error(expected, got[name]), tolerance))
+    return max(found, key=_badness, default=(0.0, tolerance))
 
 
-def _error(reference: runtime.Array, got: runtime.Array) -> float:
+def _badness(error_and_allowed: tuple[float, float]) -> tuple[bool, float]:
+    error, allowed = error_and_allowed
+    return error > allowed, error
+
+
+def _from_bf16(bits: runtime.Array) -> runtime.Array:
+    return (bits.astype("<u4") << 16).view("<f4")
+
+
+def relative_error(reference: runtime.Array, got: runtime.Array) -> float:
+    """Floats: |got - reference| / |reference| (of the finite numbers; infinite where others are not
+    finite); anything else: the share of the elements that differ."""
     if reference.shape != got.shape or reference.dtype != got.dtype:
         return math.inf
     if reference.dtype.kind != "f":

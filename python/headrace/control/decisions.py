@@ -79,11 +79,17 @@ def decision_key(path: Path, config: model_config.ModelConfig, threads: int) -> 
     said.CopyFrom(config)
     said.ClearField("name")
     said.ClearField("version_policy")
+    # How many instances there are changes no time of one.
+    groups = said.instance_group
+    devices: list[object] = [*sorted({(group.kind, *group.gpus) for group in groups})]
+    if any(group.kind == model_config.ModelInstanceGroup.KIND_GPU for group in groups):
+        devices.append(_gpus())
     said.ClearField("instance_group")
     for name in [n for n in said.parameters if n.startswith("headrace.")]:
         del said.parameters[name]
     parts = {
         "model": content_digest(path),
+        "devices": devices,
         "configuration": said.SerializeToString(deterministic=True).hex(),
         "threads": threads,
         "processor": _processor(),
@@ -110,6 +116,17 @@ def _processor() -> str:
         wanted = ("model name", "flags", "Features", "CPU part")
         lines = [line for line in first.splitlines() if line.split("\t")[0].strip() in wanted]
     return "\n".join([platform.machine(), str(runtime.available_cores()), *lines])
+
+
+@cache
+def _gpus() -> list[str]:
+    """NVIDIA's names of those that are there."""
+    names = []
+    for path in sorted(Path("/proc/driver/nvidia/gpus").glob("*/information")):
+        with contextlib.suppress(OSError):
+            lines = path.read_text(errors="replace").splitlines()
+            names += [line.split(":", 1)[1].strip() for line in lines if line.startswith("Model:")]
+    return names
 
 
 class Decisions:

@@ -145,6 +145,7 @@ class Swapper:
         if not gone or self._registry.stopping:
             return
         back: list[LoadedVersion] = []
+        waiting: list[tuple[Wanted, LoadedVersion]] = []  # for their engines
         for version in gone:
             before = replace(
                 wanted,
@@ -154,6 +155,7 @@ class Swapper:
             )
             loaded, causes = self._load_versions(before, (version.number,))
             back += loaded
+            waiting += [(before, one) for one in loaded if one.engine is not None]
             for number, cause in causes.items():
                 _log.error("%s version %d cannot be loaded again: %s", record.name, number, cause)
         keep = [loaded.number for loaded in record.ready()]
@@ -162,6 +164,9 @@ class Swapper:
         except HeadraceError as error:
             _log.error("%s: %s", record.name, error.details)
             self.discard(back)
+            return
+        for before, one in waiting:
+            self._on_engine(before, one)
 
     def put_in_service(self, prepared: Sequence[Prepared]) -> None:
         """All at once, instead of what served."""

@@ -15,7 +15,7 @@ from typing import Protocol
 from headrace import runtime
 from headrace.control.engine_builds import Device, EngineBuilds, EngineJob, key_of
 from headrace.control.loaders import LoadedModel, OpenedModel, Source
-from headrace.errors import HeadraceError, InvalidArgumentError, UnavailableError
+from headrace.errors import HeadraceError, InvalidArgumentError, NotFoundError, UnavailableError
 from headrace.logs import get_logger
 from headrace.optimize.engines import FREE, MAX_PROFILES, EngineSpec
 from headrace.protocol import model_config
@@ -141,6 +141,8 @@ class OpenedTensorRt:
                     return self._without(config, instances, threads, error.details)
                 _log.warning("%s: %s; it is built again", self._source, error.details)
                 self._builds.cache.drop(key)
+            except NotFoundError:
+                pass  # another process has built it anew, or dropped it
             except HeadraceError as error:  # a good one, and no memory: the next load may take it
                 return self._without(config, instances, threads, error.details)
             else:

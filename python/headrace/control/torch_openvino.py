@@ -7,7 +7,8 @@ Nothing says that the result is right: `backend: "auto"` compares its answers wi
 from __future__ import annotations
 
 import logging
-import tempfile
+import secrets
+import shutil
 from importlib import metadata
 from pathlib import Path
 from typing import Any
@@ -18,29 +19,39 @@ from headrace.repository.digest import content_digest
 
 __all__ = ["convert"]
 
+_NAME = "model.xml"
+
 
 def convert(torch: Any, path: Path, folder: Path) -> Path:
-    """The .xml file of the program at `path`, in `folder`; made if it is not there yet. Raises
-    InvalidArgumentError when OpenVINO does not read the program, or nothing can be written."""
-    target = folder / f"{content_digest(path)}-{metadata.version('openvino')}.xml"
-    if target.is_file() and target.with_suffix(".bin").is_file():
-        return target
+    """The .xml file of the program at `path`, in a folder of its own in `folder`; made if it is not
+    there yet. Raises InvalidArgumentError when OpenVINO does not read the program, or nothing can
+    be written."""
+    digest = content_digest(path)
+    versions = f"openvino-{metadata.version('openvino')}-torch-{torch.__version__}"
+    target = folder / f"{digest}-{versions}"
+    aside = folder / f".{target.name}.{secrets.token_hex(8)}.tmp"
+    if target.is_dir():
+        return target / _NAME
     try:
         model = _read(torch, str(path))
-        folder.mkdir(parents=True, exist_ok=True)
-        with tempfile.TemporaryDirectory(dir=folder, prefix=".converted-") as aside:
-            import openvino
+        if content_digest(path) != digest:
+            raise InvalidArgumentError(f"{path} changed while it was converted")
+        aside.mkdir(parents=True)
+        import openvino
 
-            whole = Path(aside) / target.name
-            openvino.save_model(model, str(whole), compress_to_fp16=False)
-            # Who sees the .xml must see the weights.
-            whole.with_suffix(".bin").replace(target.with_suffix(".bin"))
-            whole.replace(target)
+        openvino.save_model(model, str(aside / _NAME), compress_to_fp16=False)
+        try:
+            aside.rename(target)  # the graph and its weights appear together
+        except OSError:
+            if not target.is_dir():  # another process was faster
+                raise
     except HeadraceError:
         raise
     except Exception as error:  # the front end's errors are of many kinds
         raise InvalidArgumentError(f"OpenVINO cannot convert {path}: {error}") from error
-    return target
+    finally:
+        shutil.rmtree(aside, ignore_errors=True)
+    return target / _NAME
 
 
 def _not_operators(record: logging.LogRecord) -> bool:

@@ -73,7 +73,8 @@ def main() -> int:
         )
         place_file(Path(request["plan"]), built.plan)
         if timing is not None and built.timing_cache not in (b"", known):
-            place_file(timing, built.timing_cache)
+            with suppress(HeadraceError):  # the engine is built
+                place_file(timing, built.timing_cache)
     except HeadraceError as error:
         say(error=error.details)
         return 1

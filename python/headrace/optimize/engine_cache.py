@@ -5,9 +5,10 @@
     path = cache.find(key)            # None: not built yet, or damaged
     path = cache.keep(key, built.plan, {"model": "digits"})
 
-KEY.plan is the engine, KEY.json says what it is and what its bytes are; timing-*.cache what
-TensorRT found out about kernels of a GPU. Everything appears whole. Several processes may use one
-folder.
+KEY-DIGEST.plan is an engine, by what its bytes are; KEY.json says what it is and which one counts;
+timing-*.cache what TensorRT found out about kernels of a GPU. Everything appears whole. Several
+processes, on several machines, may use one folder: of two who build the same, the one that writes
+KEY.json last has built it.
 """
 
 from __future__ import annotations
@@ -15,6 +16,7 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import asdict
 from pathlib import Path
 from typing import Any
@@ -53,16 +55,17 @@ class EngineCache:
         self.folder = folder
 
     def find(self, key: str) -> Path | None:
-        """The engine's path, once its bytes were found to be those that were written."""
-        plan = self.folder / f"{key}.plan"
+        """The engine's path, once its bytes were found to be those that were written. It is gone
+        when another process has built it anew."""
+        about = self.folder / f"{key}.json"
         try:
-            about = json.loads((self.folder / f"{key}.json").read_bytes())
-            expected = about["digest"]
+            expected = str(json.loads(about.read_bytes())["digest"])
+            plan = self._plan(key, expected)
             found = _digest(plan)
         except FileNotFoundError:
             return None
         except (OSError, ValueError, KeyError, TypeError, RecursionError) as error:
-            _log.warning("%s is damaged (%s); it is built again", plan, error)
+            _log.warning("%s is damaged (%s); it is built again", about, error)
             return None
         if found != expected:
             _log.warning("%s is damaged; it is built again", plan)
@@ -77,16 +80,40 @@ class EngineCache:
             raise PermissionDeniedError(
                 f"{self.folder} cannot be made: {error.strerror or error}"
             ) from None
-        path = self.folder / f"{key}.plan"
-        said = {**about, "digest": hashlib.blake2b(plan, digest_size=20).hexdigest()}
+        digest = hashlib.blake2b(plan, digest_size=20).hexdigest()
+        path = self._plan(key, digest)
         place_file(path, plan)
-        place_file(path.with_suffix(".json"), json.dumps(said, indent=1).encode())
+        said = json.dumps({**about, "digest": digest}, indent=1)
+        before = self._named(key)
+        place_file(self.folder / f"{key}.json", said.encode())
+        if before not in (None, path):
+            self._remove(before)
         return path
 
     def drop(self, key: str) -> None:
         """It is no good."""
-        for suffix in (".json", ".plan"):
-            (self.folder / f"{key}{suffix}").unlink(missing_ok=True)
+        before = self._named(key)
+        self._remove(self.folder / f"{key}.json")
+        self._remove(before)
+
+    def _plan(self, key: str, digest: str) -> Path:
+        int(digest, 16)  # ValueError: no name of a file is made of it
+        return self.folder / f"{key}-{digest}.plan"
+
+    def _named(self, key: str) -> Path | None:
+        """The engine that KEY.json names; others may be about to be named."""
+        try:
+            about = json.loads((self.folder / f"{key}.json").read_bytes())
+            return self._plan(key, str(about["digest"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            return None
+
+    @staticmethod
+    def _remove(path: Path | None) -> None:
+        """Who has opened it keeps it."""
+        if path is not None:
+            with suppress(OSError):
+                path.unlink(missing_ok=True)
 
     def timing(self, runtime: str, version: str, gpu: str) -> Path:
         """Where the timing cache is kept; the file may not exist."""

@@ -5,8 +5,10 @@ from __future__ import annotations
 
 import os
 import shutil
+import tempfile
 from contextlib import suppress
 from pathlib import Path
+from typing import BinaryIO
 
 from headrace.errors import (
     AlreadyExistsError,
@@ -58,16 +60,21 @@ def _check_folder(folder: Path) -> None:
 
 
 def place_file(path: Path, content: bytes) -> None:
-    """Replaces what is there."""
-    aside = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+    """Replaces what is there. Others may place the same file: whole is what the last one wrote."""
+    aside: Path | None = None
     try:
-        _write(aside, content)
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.", suffix=".tmp")
+        aside = Path(name)
+        with os.fdopen(handle, "wb") as file:
+            os.fchmod(file.fileno(), 0o666 & ~_umask())  # mkstemp: for nobody else
+            _write(file, content)
         aside.replace(path)
     except OSError as error:
         raise _unwritable(path, error) from None
     finally:
-        with suppress(OSError):
-            aside.unlink(missing_ok=True)
+        if aside is not None:
+            with suppress(OSError):
+                aside.unlink(missing_ok=True)
 
 
 def place_version(folder: Path, content: bytes) -> Path:
@@ -78,7 +85,8 @@ def place_version(folder: Path, content: bytes) -> Path:
     old = aside.with_suffix(".old")
     try:
         aside.mkdir()
-        _write(aside / "model.onnx", content)
+        with (aside / "model.onnx").open("wb") as file:
+            _write(file, content)
         model.mkdir(exist_ok=True)
         if folder.exists():
             folder.rename(old)
@@ -119,11 +127,19 @@ def mark_dynamic(model: Path) -> bool:
     return True
 
 
-def _write(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
+def _write(file: BinaryIO, content: bytes) -> None:
+    file.write(content)
+    file.flush()
+    os.fsync(file.fileno())
+
+
+def _umask() -> int:
+    """Of this process; 0o022 where only setting it would tell."""
+    with suppress(OSError, ValueError):
+        for line in Path("/proc/self/status").read_text().splitlines():
+            if line.startswith("Umask:"):
+                return int(line.split()[1], 8)
+    return 0o022
 
 
 def _unwritable(path: Path, error: OSError) -> HeadraceError:

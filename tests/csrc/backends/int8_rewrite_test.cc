@@ -96,6 +96,24 @@ TEST_CASE("int8: siblings keep their own weights, whatever the runtime merges") 
   }
 }
 
+TEST_CASE("int8: a factor that adds a dimension adds it") {
+  if (!kernels_here()) return;
+  const TempDir dir;
+  OnnxModel model;
+  model.input("x", DType::kFp32, {-1, 64}).output("y", DType::kFp32, {1, -1, 48});
+  model.constant("w", {64, 48}, random_floats(64 * 48, 1))
+      .constant("c", {1, 1, 1}, std::vector<float>{0.5F});
+  model.node("MatMul", {"x", "w"}, {"m"}).node("Mul", {"m", "c"}, {"y"});
+  const std::string path = dir.write("m.onnx", model.serialise());
+  const OpenVinoBackend backend;
+  const auto exact = instance_of(*loaded(backend, path, {.int8 = "off"}));
+  const auto instance = instance_of(*loaded(backend, path, {.int8 = "dynamic"}));
+  const std::vector<float> x = random_floats(3 * 64, 2);
+  const std::vector<float> y = run_once(*instance, Shape{3, 64}, x);
+  CHECK(error_of(y, run_once(*exact, Shape{3, 64}, x)) < 0.05);
+  CHECK(instance->output(0)->tensor.shape.size() == 3);
+}
+
 TEST_CASE("int8: threads, several instances and rows without values") {
   if (!kernels_here()) return;
   const TempDir dir;

@@ -185,6 +185,67 @@ TEST_CASE("direct chain: graphs that are none, and models that stay float") {
   }
 }
 
+TEST_CASE("direct chain: two softmaxes are none") {
+  if (!kernels_here()) return;
+  const TempDir dir;
+  const OpenVinoBackend backend;
+  OnnxModel twice;
+  twice.input("x", DType::kFp32, {-1, 48}).output("y", DType::kFp32, {-1, 64});
+  twice.constant("w", {48, 64}, random_floats(48 * 64, 1)).node("MatMul", {"x", "w"}, {"m"});
+  twice.node("Softmax", {"m"}, {"s"}, {{"axis", -1}}).node("Softmax", {"s"}, {"y"}, {{"axis", -1}});
+  const std::string path = dir.write("m.onnx", twice.serialise());
+  OpenVinoOptions options{.int8 = "dynamic"};
+  options.direct_chains = DirectChains::kAlways;
+  const std::shared_ptr<Model> model = loaded(backend, path, options);
+  CHECK_FALSE(is_direct(*model));
+  const std::vector<float> x = random_rows(3);
+  const auto exact = instance_of(*loaded(backend, path, {.int8 = "off"}));
+  CHECK(error_of(run_once(*instance_of(*model), Shape{3, 48}, x),
+                 run_once(*exact, Shape{3, 48}, x)) < 0.01);
+}
+
+// y = x w, of at most 8 rows, as OpenVINO IR.
+const char* const kBounded = R"(<?xml version="1.0"?>
+<net name="bounded" version="11"><layers>
+<layer id="0" name="x" type="Parameter" version="opset1">
+ <data shape="1..8,48" element_type="f32"/>
+ <output><port id="0" precision="FP32" names="x"><dim>-1</dim><dim>48</dim></port></output></layer>
+<layer id="1" name="w" type="Const" version="opset1">
+ <data element_type="f32" shape="48,64" offset="0" size="12288"/>
+ <output><port id="0" precision="FP32"><dim>48</dim><dim>64</dim></port></output></layer>
+<layer id="2" name="y" type="MatMul" version="opset1">
+ <data transpose_a="false" transpose_b="false"/>
+ <input><port id="0"><dim>-1</dim><dim>48</dim></port>
+  <port id="1"><dim>48</dim><dim>64</dim></port></input>
+ <output><port id="2" precision="FP32" names="y"><dim>-1</dim><dim>64</dim></port></output></layer>
+<layer id="3" name="result" type="Result" version="opset1">
+ <input><port id="0"><dim>-1</dim><dim>64</dim></port></input></layer>
+</layers><edges><edge from-layer="0" from-port="0" to-layer="2" to-port="0"/>
+<edge from-layer="1" from-port="0" to-layer="2" to-port="1"/>
+<edge from-layer="2" from-port="2" to-layer="3" to-port="0"/></edges></net>)";
+
+TEST_CASE("direct chain: dimensions that are bounded stay so") {
+  if (!kernels_here()) return;
+  const TempDir dir;
+  const OpenVinoBackend backend;
+  const std::string path = dir.write("m.xml", kBounded);
+  const std::vector<float> w = random_floats(48 * 64, 1);
+  dir.write("m.bin",
+            std::string(reinterpret_cast<const char*>(w.data()), w.size() * sizeof(float)));
+  const auto exact = instance_of(*loaded(backend, path, {.int8 = "off"}));
+  for (const char* mode : {"dynamic", "auto"}) {
+    CAPTURE(mode);
+    const std::shared_ptr<Model> model = loaded(backend, path, {.int8 = mode});
+    CHECK_FALSE(is_direct(*model));
+    const auto instance = instance_of(*model);
+    const std::vector<float> x = random_rows(8), more = random_rows(100);
+    CHECK(error_of(run_once(*instance, Shape{8, 48}, x), run_once(*exact, Shape{8, 48}, x)) < 0.05);
+    Status status = give(*instance, 0, Shape{100, 48}, as_bytes_of(more));
+    if (status.ok()) status = instance->run();
+    CHECK_FALSE(status.ok());
+  }
+}
+
 TEST_CASE("direct chain: odd requests") {
   if (!kernels_here()) return;
   const TempDir dir;

@@ -13,17 +13,12 @@
 #include <string>
 #include <thread>
 
-#include "speech/toy_networks.h"
+#include "speech/toy_streaming.h"
 
 using namespace headrace;
+using namespace headrace::toy;
 
 namespace {
-
-constexpr std::size_t kBands = 4;
-constexpr std::size_t kChunk = 10;
-constexpr std::size_t kShift = 8;
-constexpr int64_t kBlank = 26;
-constexpr std::size_t kShiftSamples = kShift * 160;
 
 class Listener final : public SpeechListener {
  public:
@@ -74,58 +69,6 @@ class Listener final : public SpeechListener {
   bool late_ = false;
 };
 
-// Each loud chunk is the letter of its number; caches count the chunks, on both kinds of axes.
-Status spell(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
-  const auto rows = static_cast<std::size_t>(in[0].shape[0]);
-  std::vector<float> answer(rows * 2 * (kBlank + 1), -9.0F);
-  std::vector<float> counts(in[1].as<float>(), in[1].as<float>() + rows * 2);
-  toy::Tensor numbers = in[2];
-  for (std::size_t row = 0; row < rows; ++row) {
-    const float* const features = in[0].as<float>() + row * kChunk * kBands;
-    bool loud = false;
-    for (std::size_t i = 0; i < kBands * kChunk; ++i) {
-      loud = loud || (i % kChunk < kShift && features[i] > -8);
-    }
-    // [2, N]: outside is the row of numbers, inside the stream's.
-    const float count = counts[row];
-    const bool right =
-        counts[rows + row] == -count && numbers.as<int64_t>()[row] == static_cast<int64_t>(count);
-    counts[row] += 1;
-    counts[rows + row] -= 1;
-    reinterpret_cast<int64_t*>(numbers.bytes.data())[row] += 1;
-    const int64_t letter = !right ? 25 : loud ? static_cast<int64_t>(count) % 25 : kBlank;
-    answer[(row * 2) * (kBlank + 1) + static_cast<std::size_t>(letter)] = -0.1F;
-    answer[(row * 2 + 1) * (kBlank + 1) + static_cast<std::size_t>(kBlank)] = -0.1F;
-  }
-  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], 2, kBlank + 1}, answer));
-  out.push_back(toy::Tensor::of(Shape{2, in[0].shape[0]}, counts));
-  out.push_back(numbers);
-  return {};
-}
-
-std::shared_ptr<Model> model(toy::Function function = spell) {
-  return std::make_shared<toy::ToyModel>(
-      std::vector<TensorSpec>{toy::spec("audio_signal", DType::kFp32, {-1, kBands, -1}),
-                              toy::spec("count", DType::kFp32, {2, -1}),
-                              toy::spec("number", DType::kInt64, {-1})},
-      std::vector<TensorSpec>{toy::spec("logprobs", DType::kFp32, {-1, -1, kBlank + 1}),
-                              toy::spec("new_count", DType::kFp32, {2, -1}),
-                              toy::spec("number_next", DType::kInt64, {-1})},
-      std::move(function));
-}
-
-TokenTable letters() {
-  std::string text;
-  static constexpr char kDigits[] =
-      "ABCDEFGHIJKLMNOPQRSTUVWXYZabcdefghijklmnopqrstuvwxyz0123456789+/";
-  for (int i = 0; i < 26; ++i) {
-    const int byte = 'a' + i;
-    text += {kDigits[byte >> 2], kDigits[(byte & 3) << 4], '=', '='};
-    text += " " + std::to_string(i) + "\n";
-  }
-  return *TokenTable::parse(text);
-}
-
 std::shared_ptr<SpeechRecognizer> engine(StreamingEngineOptions options = {},
                                          toy::Function function = spell, uint32_t tail_ms = 0) {
   StreamingNetworks networks;
@@ -133,48 +76,6 @@ std::shared_ptr<SpeechRecognizer> engine(StreamingEngineOptions options = {},
   networks.blank = kBlank;
   options.tail_ms = tail_ms;
   return *make_streaming_engine(options, networks, letters());
-}
-
-// A transducer that hears whether the last frame of a chunk is loud: then 'a' is as likely as nothing. Otherwise
-// nothing is likely, but for who thinks that 'a' was the last token.
-constexpr std::size_t kHeard = 2;  // frames of a chunk
-
-Status hear_loud(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
-  const auto rows = static_cast<std::size_t>(in[0].shape[0]);
-  std::vector<float> heard(rows * kHeard, 0.0F);
-  for (std::size_t row = 0; row < rows; ++row) {
-    const float* const features = in[0].as<float>() + row * kChunk * kBands;
-    const bool loud = *std::max_element(features, features + kShift * kBands) > -8;
-    heard[(row + 1) * kHeard - 1] = loud ? 1 : 0;
-  }
-  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], kHeard, 1}, heard));
-  out.push_back(in[1]);
-  return {};
-}
-
-Status remember(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
-  std::vector<float> last;
-  for (int64_t row = 0; row < in[0].shape[0]; ++row) {
-    last.push_back(static_cast<float>(in[0].as<int64_t>()[row]));
-  }
-  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], 1}, last));
-  return {};
-}
-
-Status join(const std::vector<toy::Tensor>& in, std::vector<toy::Tensor>& out) {
-  const auto rows = static_cast<std::size_t>(in[0].shape[0]);
-  std::vector<float> logits;
-  for (std::size_t row = 0; row < rows; ++row) {
-    const bool loud = in[0].as<float>()[row] > 0;
-    const bool doubts = in[1].as<float>()[row] == 0;
-    for (int64_t token = 0; token <= kBlank; ++token) {
-      const bool likely = token == kBlank || (loud && token == 0);
-      const float quiet = likely ? std::log(0.97F) : std::log(0.03F / kBlank);
-      logits.push_back(doubts ? 0 : loud ? (likely ? 0 : -20.0F) : quiet);
-    }
-  }
-  out.push_back(toy::Tensor::of(Shape{in[0].shape[0], kBlank + 1}, logits));
-  return {};
 }
 
 Result<std::shared_ptr<SpeechRecognizer>> try_transducer(std::size_t paths, int64_t blank = kBlank,
@@ -546,39 +447,4 @@ TEST_CASE("streaming engine: a model that goes ends its streams") {
   CHECK(listener->wait_for_end().code() == StatusCode::kUnavailable);
   stream->push(sound("#"));
   stream->finish();
-}
-
-TEST_CASE("streaming network: what is not as it must be is named") {
-  const auto refuse = [](StreamingNetworkOptions options, std::vector<TensorSpec> inputs,
-                         std::vector<TensorSpec> outputs) {
-    const auto made = StreamingNetwork::create(
-        std::move(options),
-        std::make_shared<toy::ToyModel>(std::move(inputs), std::move(outputs), spell));
-    return made ? std::string() : made.error().message();
-  };
-  const TensorSpec x = toy::spec("x", DType::kFp32, {-1, 10, 4});
-  const TensorSpec cache = toy::spec("c", DType::kFp32, {2, -1});
-  const TensorSpec heard = toy::spec("encoder_out", DType::kFp32, {-1, 2, 8});
-  const TensorSpec next = toy::spec("new_c", DType::kFp32, {2, -1});
-  const StreamingNetworkOptions options{10, 8, {}};
-  CHECK(refuse(options, {x, cache}, {heard, next}).empty());
-  CHECK(refuse(options, {cache}, {heard, next}).find("no input 'x'") != std::string::npos);
-  CHECK(refuse({12, 8, {}}, {x, cache}, {heard, next}).find("chunk_frames is 12") !=
-        std::string::npos);
-  CHECK(refuse({10, 11, {}}, {x, cache}, {heard, next}).find("shift_frames") != std::string::npos);
-  CHECK(refuse(options, {x}, {heard}).find("no caches") != std::string::npos);
-  CHECK(refuse(options, {x, cache}, {heard}).find("no output 'new_c'") != std::string::npos);
-  CHECK(refuse(options, {x, cache}, {next}).find("no output 'encoder_out'") != std::string::npos);
-  const TensorSpec open = toy::spec("c", DType::kFp32, {-1, -1});
-  CHECK(refuse(options, {x, open}, {heard, next}).find("one dynamic") != std::string::npos);
-  CHECK(refuse({10, 8, {{"c", {2, -1}}}}, {x, open}, {heard, next}).empty());
-  CHECK(refuse({10, 8, {{"c", {int64_t{1} << 40, -1}}}}, {x, open}, {heard, next}).find("size") !=
-        std::string::npos);
-  CHECK(refuse({10, 8, {{"c", {-1}}}}, {x, open}, {heard, next}).find("1 dimensions") !=
-        std::string::npos);
-  CHECK(refuse({10, 8, {{"c", {3, -1}}}}, {x, cache}, {heard, next}).find("caches says") !=
-        std::string::npos);
-  const TensorSpec alone = toy::spec("x", DType::kFp32, {1, 10, 4});
-  CHECK(refuse(options, {alone, cache}, {heard, next}).find("takes 1 streams only") !=
-        std::string::npos);
 }

@@ -13,11 +13,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from headrace.cli import main
-from headrace.control.auto_backend import relative_error
+from headrace.control.auto_backend import Candidate, OpenedAuto, relative_error, worst_error
 from headrace.control.decisions import Decision, Decisions, Measured, decision_key
+from headrace.control.loaders import LoadedModel, Source
 from headrace.control.warmup import telling_samples
 from headrace.errors import InvalidArgumentError
 from headrace.protocol import model_config
+from headrace.repository.artifact import Artifact
 from headrace.repository.model_config import parse_config
 
 AUTO = 'backend: "auto" max_batch_size: 8'
@@ -247,23 +249,69 @@ def test_random_samples_have_rows_that_differ_and_no_row_that_is_masked() -> Non
     ],
 )
 def test_relative_error(reference: list[float], got: list[float], error: float) -> None:
-    result = relative_error({"y": np.array(reference)}, {"y": np.array(got)})
-    assert result == pytest.approx(error)
+    assert relative_error(np.array(reference), np.array(got)) == pytest.approx(error)
+
+
+def bf16(*values: float) -> np.ndarray:
+    return (np.array(values, "<f4").view("<u4") >> 16).astype("<u2")
+
+
+def test_bfloat16_is_compared_as_the_numbers_that_it_is() -> None:
+    x = np.ones(2, np.float32)
+    close, far = bf16(1, 2), bf16(1.0078125, 2)  # one unit in the last place
+    error, allowed = worst_error({"x": x, "y": close}, {"x": x, "y": far}, 1e-4, {"y"})
+    assert 0 < error <= allowed == 2**-8
+    error, allowed = worst_error({"y": close}, {"y": bf16(1, 3)}, 1e-4, {"y"})
+    assert error > allowed
+    # Of several outputs the one that is not allowed is told, not the one that differs most.
+    off = {"x": x * 1.001, "y": far}
+    error, allowed = worst_error({"x": x, "y": close}, off, 1e-4, {"y"})
+    assert error == pytest.approx(1e-3, rel=1e-3)
+    assert allowed == 1e-4
+
+
+def test_what_a_candidate_says_of_its_model_stays(tmp_path: Path) -> None:
+    class OnGpu:
+        runs_user_code = False
+        config = model_config.ModelConfig(name="m")
+        inputs = outputs = None
+
+        def load(self, config: object, *, instances: int, threads: int) -> LoadedModel:
+            return LoadedModel(object(), why="its own", on_cpu=False, on_engine=True)  # type: ignore
+
+    path = tmp_path / "1" / "model.onnx"
+    path.parent.mkdir()
+    path.write_bytes(b"model")
+    source = Source("m", 1, Artifact("openvino", path), tmp_path, path.parent, OnGpu.config)
+    decisions = Decisions(str(tmp_path / "cache"))
+    decisions.keep(decision_key(path, OnGpu.config, 1), GOOD)
+    opened = OpenedAuto(source, [Candidate("a", OnGpu)], decisions, None)
+    loaded = opened.load(OnGpu.config, instances=1, threads=1)
+    assert loaded.why == GOOD.text()
+    assert not loaded.on_cpu
+    assert loaded.on_engine
 
 
 def test_strings_are_compared(tmp_path: Path) -> None:
     a, b = np.array([b"a", b"b"], object), np.array([b"a", b"c"], object)
-    assert relative_error({"y": a}, {"y": a}) == 0
-    assert relative_error({"y": a}, {"y": b}) == 0.5
+    assert relative_error(a, a) == 0
+    assert relative_error(a, b) == 0.5
 
 
 def test_a_key_is_of_all_that_times_depend_on(tmp_path: Path) -> None:
     path = tmp_path / "model.onnx"
     path.write_bytes(b"one")
     config = model_config.ModelConfig(name="m", max_batch_size=4)
+    kinds = model_config.ModelInstanceGroup
+    config.instance_group.add(count=1, kind=kinds.KIND_CPU)
     key = decision_key(path, config, 1)
+    gpu = model_config.ModelConfig(name="m", max_batch_size=4)
+    gpu.instance_group.add(count=1, kind=kinds.KIND_GPU)
+    second = model_config.ModelConfig(name="m", max_batch_size=4)
+    second.instance_group.add(count=1, kind=kinds.KIND_GPU, gpus=[1])
+    assert len({key, decision_key(path, gpu, 1), decision_key(path, second, 1)}) == 3
     other = model_config.ModelConfig(name="other", max_batch_size=4)
-    other.instance_group.add(count=2)
+    other.instance_group.add(count=2, kind=kinds.KIND_CPU)
     other.parameters["headrace.why"].string_value = "before"
     assert decision_key(path, other, 1) == key
     other.parameters["int8"].string_value = "off"

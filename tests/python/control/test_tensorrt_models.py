@@ -387,7 +387,7 @@ def test_an_engine_of_another_gpu_is_built_again(serve, start_server, device, bu
     eventually(lambda: state(first) == "serving", "the engine serves")
     (plan,) = (tmp_path / "cache" / "engines").glob("*.plan")
     other = engine_of("Another GPU 8.0", plan)
-    EngineCache(plan.parent).keep(plan.stem, other, {})
+    EngineCache(plan.parent).keep(plan.stem.split("-")[0], other, {})
     second = start_server(load_model=("m",), cache_dir=cache)
     eventually(lambda: state(second) == "serving", "the engine serves")
     assert builds(builder) == 2
@@ -517,6 +517,22 @@ def test_stopping_ends_what_waits_for_its_turn(repository, start_server, builder
     assert state(server, "n") == "waiting"
     assert server.stop(grace_s=60)
     assert server.manager.engines.wait("n", 1, 60)
+
+
+def test_what_made_room_and_came_back_gets_its_engine(repository, serve, builder) -> None:
+    (builder / "hold").touch()
+    repository.put("m/policy.yaml", "swap: {order: unload_first}")
+    server, client = serve()
+    first = began(builder)
+    repository.put("m/2/model.onnx", b"broken")
+    with pytest.raises(InvalidArgumentError):
+        client.load("m")
+    eventually(lambda: gone(first), "the builder ended")
+    assert answer(client) == 2
+    (builder / "go").touch()
+    eventually(lambda: "stand-in" in runs_on(client), "the engine serves")
+    assert answer(client) == 2
+    assert state(server) == "serving"
 
 
 def test_loads_and_unloads_at_any_moment(serve, repository, builder) -> None:

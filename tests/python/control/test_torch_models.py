@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from headrace.control import torch_openvino
 from headrace.errors import HeadraceError, InvalidArgumentError
 
 torch = pytest.importorskip("torch")
@@ -222,8 +223,36 @@ def test_auto_measures_what_openvino_makes_of_a_program(
         assert second["left_out"] == ""
         assert 0 < second["error"] < 1e-4
         assert decision["rows"] == [1, 8]
-    (xml,) = (cache / "converted").glob("*.xml")
-    assert xml.with_suffix(".bin").is_file()
+    (folder,) = (cache / "converted").iterdir()
+    assert folder.name.endswith(f"-torch-{torch.__version__}")
+    assert {file.name for file in folder.iterdir()} == {"model.xml", "model.bin"}
+    # Another process made it meanwhile; what it reads must not be a mixture of two files.
+    path = repository.root / "t/1/model.pt2"
+    read = torch_openvino._read
+
+    def beaten(*arguments: Any) -> Any:
+        model = read(*arguments)
+        aside.rename(folder)
+        return model
+
+    aside = folder.with_name("aside")
+    folder.rename(aside)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_openvino, "_read", beaten)
+        assert torch_openvino.convert(torch, path, folder.parent) == folder / "model.xml"
+    assert list(folder.parent.iterdir()) == [folder]
+
+    def changed(*arguments: Any) -> Any:
+        model = read(*arguments)
+        path.write_bytes(b"another")
+        return model
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(torch_openvino, "_read", changed)
+        folder.rename(aside)
+        with pytest.raises(InvalidArgumentError, match="changed while it was converted"):
+            torch_openvino.convert(torch, path, folder.parent)
+    assert list(folder.parent.iterdir()) == [aside]
     with torch.inference_mode():
         expected = model(torch.from_numpy(x)).numpy()
     (given,) = (t.name for t in loaded.config.input)

@@ -17,6 +17,8 @@ from onnx import TensorProto, helper
 
 from headrace.build_cli import build as build_command
 from headrace.cli import main
+from headrace.control import tensorrt_models
+from headrace.control.engine_builds import Device
 from headrace.errors import (
     HeadraceError,
     InvalidArgumentError,
@@ -24,10 +26,13 @@ from headrace.errors import (
     UnavailableError,
     UnimplementedError,
 )
+from headrace.optimize import engine_cache, engines
 from headrace.optimize.build_process import spec_from_json, spec_to_json
 from headrace.optimize.engine_cache import EngineCache, engine_key
 from headrace.optimize.engines import (
     PACKAGES,
+    Builder,
+    Built,
     EngineSpec,
     Range,
     build,
@@ -117,12 +122,13 @@ def test_engines_are_kept_and_found(tmp_path: Path, caplog: pytest.LogCaptureFix
     path = cache.keep("k", b"engine", {"model": "m"})
     assert cache.find("k") == path
     assert path.read_bytes() == b"engine"
-    assert json.loads(path.with_suffix(".json").read_text())["model"] == "m"
+    about = path.with_name("k.json")
+    assert json.loads(about.read_text())["model"] == "m"
     path.write_bytes(b"enginE")
     assert cache.find("k") is None
     for damage in (b"", b"[]", b"{}", b"\xff", b"[" * 100_000):
         cache.keep("k", b"engine", {})
-        path.with_suffix(".json").write_bytes(damage)
+        about.write_bytes(damage)
         assert cache.find("k") is None
     cache.keep("k", b"engine", {})
     path.unlink()
@@ -131,6 +137,35 @@ def test_engines_are_kept_and_found(tmp_path: Path, caplog: pytest.LogCaptureFix
     cache.drop("k")
     cache.drop("k")
     assert list(cache.folder.iterdir()) == []
+
+
+def test_two_who_build_the_same_leave_one_whole_engine(tmp_path: Path) -> None:
+    """At every moment the engine that is found is the one or the other."""
+    one, other = EngineCache(tmp_path), EngineCache(tmp_path)
+    first = one.keep("k", b"one", {"of": "one"})
+    between: list[bytes] = []
+    placed = engine_cache.place_file
+
+    def look(path: Path, content: bytes) -> None:
+        found = EngineCache(tmp_path).find("k")
+        between.append(found.read_bytes() if found is not None else b"")
+        placed(path, content)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(engine_cache, "place_file", look)
+        second = other.keep("k", b"another", {"of": "other"})
+    assert between == [b"one", b"one"]
+    assert first != second
+    assert one.find("k") == second
+    assert {p.name for p in tmp_path.iterdir()} == {"k.json", second.name}
+
+
+def test_the_key_of_another_engine_is_left_alone(tmp_path: Path) -> None:
+    cache = EngineCache(tmp_path)
+    path = cache.keep(engine_key("a", EngineSpec(), "tensorrt", "11", "g"), b"engine", {})
+    cache.keep(engine_key("b", EngineSpec(), "tensorrt", "11", "g"), b"engine", {})
+    cache.drop(engine_key("b", EngineSpec(), "tensorrt", "11", "g"))
+    assert path.exists()
 
 
 def test_a_key_is_of_all_that_makes_an_engine() -> None:
@@ -169,8 +204,6 @@ def test_the_command_says_what_is_wrong(
 def test_a_server_without_a_gpu_is_told_how_to_build(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    from headrace.control import tensorrt_models
-
     class Missing:
         def device(self) -> None:
             raise UnavailableError("no CUDA device")
@@ -180,6 +213,74 @@ def test_a_server_without_a_gpu_is_told_how_to_build(
         main(["build", str(tmp_path)])
     assert "no CUDA device. Without it, --target SM86 --place" in capsys.readouterr().err
     assert build_command.__doc__
+
+
+@pytest.mark.parametrize(
+    ("runtime", "version"), [("tensorrt_rtx", "11.1.0.7"), ("tensorrt", "11.2.0.7")]
+)
+def test_engines_that_the_server_would_not_execute_are_not_built_for_it(
+    runtime: str,
+    version: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    monkeypatch.setattr(tensorrt_models, "TensorRt", Here)
+    monkeypatch.setattr(engines, "find_builder", lambda name: Builder(runtime, version, None))
+    with pytest.raises(SystemExit) as ended:
+        main(["build", str(tmp_path), "--runtime", runtime])
+    assert ended.value.code == 1
+    text = f"executes engines of tensorrt 11.1.0, and {runtime} {version} builds for itself"
+    assert text in capsys.readouterr().err
+
+
+def test_the_command_builds_what_the_server_asks_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    asked: list[EngineSpec] = []
+
+    def build(path: Path, spec: EngineSpec, builder: Builder, **_: Any) -> Built:
+        asked.append(spec)
+        return Built(b"engine %d" % len(asked), 0.1, 1, 0, 0, b"")
+
+    monkeypatch.setattr(tensorrt_models, "TensorRt", Here)
+    monkeypatch.setattr(engines, "find_builder", lambda name: Builder("tensorrt", "11.1.0.7", None))
+    monkeypatch.setattr(engines, "build", build)
+    version = tmp_path / "models" / "mlp" / "1"
+    version.mkdir(parents=True)
+    onnx = onnx_models.mlp(version / "model.onnx")
+    (version.parent / "config.pbtxt").write_text('backend: "tensorrt"')
+
+    def run(*more: str) -> Any:
+        where = ("--cache-dir", str(tmp_path / "cache"), "--json", *more)
+        with pytest.raises(SystemExit) as ended:
+            main(["build", str(tmp_path / "models"), *where])
+        assert ended.value.code in (0, None)
+        (row,) = json.loads(capsys.readouterr().out)["engines"]
+        return Path(row["plan"]).read_bytes()
+
+    assert run() == run() == b"engine 1"
+    assert asked[-1].batch_sizes == (1, 32)
+    assert run("--force") == b"engine 2"
+    assert run("--default-max-batch-size", "8") == b"engine 3"
+    assert asked[-1].batch_sizes == (1, 8)
+
+    def changed(path: Path, *rest: Any, **more: Any) -> Built:
+        onnx.write_bytes(onnx.read_bytes() + b"\x00")
+        return Built(b"engine of what", 0.1, 1, 0, 0, b"")
+
+    monkeypatch.setattr(engines, "build", changed)
+    with pytest.raises(SystemExit) as ended:
+        main(["build", str(tmp_path / "models"), "--force", "--cache-dir", str(tmp_path / "cache")])
+    assert ended.value.code == 1
+    assert "changed while its engine was built" in capsys.readouterr().err
+
+
+class Here:
+    """A GPU."""
+
+    def device(self) -> Device:
+        return Device("tensorrt", "11.1.0", "Stand-in GPU", "9.0")
 
 
 # ---- with TensorRT-RTX
@@ -346,4 +447,7 @@ def test_the_command_builds_a_file_and_a_repository(
     assert (version / "model.plan").stat().st_size == row["bytes"]
     assert "exists; --force" in run(str(repository), *where, status=1).err
     (row,) = run(str(repository), "mlp", *where, "--force", "--json")
+    assert "seconds" in row
+    (version / "model.plan").unlink()
+    (row,) = run(str(repository), "mlp", *where, "--json")
     assert "seconds" not in row  # it was in the cache

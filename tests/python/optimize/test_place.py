@@ -54,6 +54,29 @@ def test_a_write_that_fails_leaves_what_was_there(
     assert everything(tmp_path) == ["digits", "digits/2", "digits/2/model.onnx", "model.onnx"]
 
 
+def test_two_processes_of_one_number_do_not_meet(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As in two containers, on one folder."""
+    file = tmp_path / "model.plan"
+    written = os.fsync
+
+    def another(descriptor: int) -> None:
+        monkeypatch.setattr(os, "fsync", written)
+        place.place_file(file, b"the other's, which is longer")
+        written(descriptor)
+
+    monkeypatch.setattr(os, "fsync", another)
+    old = os.umask(0o027)
+    try:
+        place.place_file(file, b"ours")
+    finally:
+        os.umask(old)
+    assert file.read_bytes() == b"ours"
+    assert file.stat().st_mode & 0o777 == 0o640
+    assert everything(tmp_path) == ["model.plan"]
+
+
 def test_a_rename_that_fails_brings_the_old_version_back(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
