@@ -412,6 +412,35 @@ def test_the_process_ends_with_who_asked() -> None:
     assert process.returncode != -signal.SIGTERM
 
 
+def test_a_timing_cache_that_cannot_be_written_is_no_failure(tmp_path: Path) -> None:
+    code = """
+import headrace.optimize.build_process as b
+from headrace.optimize.engines import Builder, Built
+b.find_builder = lambda runtime: Builder("tensorrt", "11.1.0", None)
+b.build = lambda *a, **k: Built(b"engine", 0.1, 1, 0, 0, b"times")
+raise SystemExit(b.main())
+"""
+    plan = tmp_path / "model.plan"
+    request = {
+        "onnx": "",
+        "plan": str(plan),
+        "runtime": "tensorrt",
+        "spec": spec_to_json(EngineSpec()),
+        "timing": str(tmp_path / "missing" / "timing.cache"),
+        "threads": 1,
+        "nice": 0,
+    }
+    with subprocess.Popen(
+        [sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdin is not None
+        assert process.stdout is not None
+        process.stdin.write(json.dumps(request) + "\n")
+        process.stdin.flush()
+        events = [json.loads(line) for line in process.stdout]
+    assert events[-1]["built"]["bytes"] == len(plan.read_bytes())
+
+
 @RTX
 def test_the_command_builds_a_file_and_a_repository(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
