@@ -187,3 +187,20 @@ members:
         for _ in range(5):
             server.stub.ModelInfer(one)
         server.counts(3, "headrace_quota_refused_total")
+
+
+def test_no_more_in_flight_than_latency_allows(start: Start, repository: Path) -> None:
+    server, hold = slow_server(start, repository, "admission: {adaptive_concurrency: true}")
+    limit = int(server.metric("headrace_concurrency_limit", model="slow"))
+    assert limit == 32  # nothing has waited yet
+    calls = pile_up(server, hold, limit)
+    eventually(lambda: server.pending("slow") >= limit - 4, "they wait")
+    with pytest.raises(grpc.RpcError) as error:
+        server.stub.ModelInfer(request())
+    assert error.value.code() == EXHAUSTED
+    assert "32 requests are in flight, which its latency allows" in error.value.details()
+    assert pushback_ms(error) >= 1
+    assert refused(server, "concurrency") == 1
+    hold.unlink()
+    for call in calls:
+        assert call.result(timeout=60).raw_output_contents
