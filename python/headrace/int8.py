@@ -151,7 +151,8 @@ def pack(
     stream: int = 0,
 ) -> PackedLinear:
     """weights (outputs, inputs): floats, or int8 with `scales` (outputs,); bias
-    (outputs,) float32. activation: none, relu, gelu (with erf), silu, and on the CPU gelu_tanh."""
+    (outputs,) float32. activation: none, relu, gelu (with erf), silu, and on the CPU gelu_tanh,
+    sigmoid and tanh."""
     if _on_cuda(weights, "weights"):
         return _pack_on_cuda(weights, bias, scales, activation, stream)
     by_channel = None if bias is None else _numpy(bias, "bias", ("float32",))
