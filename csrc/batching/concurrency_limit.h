@@ -7,7 +7,9 @@
 // quickest of late, against the mean time from arrival to answer; a square root of it is added, so that
 // it grows while nothing waits. In balance a request waits about as long as it executes: there is always
 // a next batch, and no queue behind it. No probing at low concurrency is needed: what a request takes
-// without a queue is measured with each batch.
+// without a queue is measured with each batch. Executions of all batch sizes count alike: where large
+// batches take much longer than small ones, the quickest are those of quiet times, and for kMemory after
+// one fewer are let in than could be.
 //
 // Threads: any; full() without a lock. Time is a parameter.
 #pragma once
@@ -25,8 +27,8 @@ namespace headrace {
 class ConcurrencyLimit {
  public:
   static constexpr Nanoseconds kWindow = std::chrono::milliseconds(100);
-  static constexpr uint64_t kAnswers =
-      20;  // a window has at least so many, unless it lasts kLongest
+  // A window has at least so many, unless it lasts kLongest.
+  static constexpr uint64_t kAnswers = 20;
   static constexpr Nanoseconds kLongest = std::chrono::seconds(5);
   static constexpr Nanoseconds kMemory = std::chrono::seconds(30);  // of the quickest execution
   static constexpr std::size_t kMost = 10'000;

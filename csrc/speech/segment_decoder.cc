@@ -3,6 +3,7 @@
 #include <algorithm>
 #include <cmath>
 #include <limits>
+#include <new>
 #include <utility>
 
 #include "speech/recognizer.h"
@@ -144,7 +145,7 @@ Status SegmentDecoder::encode(std::span<const float> samples, DecodeRow& row) {
   return {};
 }
 
-Status SegmentDecoder::warm_up(float seconds) {
+Status SegmentDecoder::warm_up(float seconds) try {
   seconds = std::min(seconds, network_->options.max_context_s);
   const std::size_t prompt = network_->options.prompt.size();
   std::size_t heard = 0;
@@ -178,6 +179,8 @@ Status SegmentDecoder::warm_up(float seconds) {
     }
   }
   return {};
+} catch (const std::bad_alloc&) {
+  return Status::resource_exhausted("speech: no memory to warm up");
 }
 
 Status SegmentDecoder::begin(std::span<const float> samples, std::span<const int64_t> draft,

@@ -59,7 +59,7 @@ class SegmentDecoder {
   static Result<std::unique_ptr<SegmentDecoder>> create(
       std::shared_ptr<const SegmentNetwork> network);
 
-  // On the thread that decodes later, before: an engine prepares itself for a thread. Segments of up to `seconds`.
+  // Before the first segment, on any thread: the shapes of segments of up to `seconds`.
   Status warm_up(float seconds);
   // `samples`: of the segment, at kSpeechSampleRate. Afterwards the row has its first token, or is done.
   Status begin(std::span<const float> samples, std::span<const int64_t> draft, DecodeRow& row);

@@ -2,12 +2,10 @@
 
 #include <algorithm>
 #include <cmath>
-#include <future>
-#include <thread>
 #include <utility>
 
-#include "base/low_priority.h"
 #include "speech/engine_core.h"
+#include "speech/worker_threads.h"
 
 namespace headrace {
 namespace {
@@ -76,41 +74,18 @@ class SpeechEngine final : public SpeechRecognizer {
   SpeechEngine(std::shared_ptr<EngineCore> core, std::unique_ptr<VoiceActivity> voice_activity,
                std::vector<std::unique_ptr<SegmentDecoder>> decoders)
       : core_(std::move(core)) {
-    threads_.emplace_back(
-        [core = core_, voice = std::move(voice_activity)] { core->hear(*voice); });
+    threads_.start([core = core_, voice = std::move(voice_activity)] { core->hear(*voice); });
     for (std::unique_ptr<SegmentDecoder>& decoder : decoders) {
-      std::promise<Status> warm;
-      warm_.push_back(warm.get_future());
-      threads_.emplace_back(
-          [core = core_, mine = std::move(decoder), told = std::move(warm)]() mutable {
-            Status status;
-            const auto run = [&] { status = mine->warm_up(core->options().warm_seconds); };
-            core->options().low_priority ? run_at_low_priority(run) : run();
-            told.set_value(status);
-            if (status.ok()) core->decode(*mine);
-          });
+      threads_.start(
+          std::move(decoder), core_->options().low_priority,
+          [core = core_](const std::unique_ptr<SegmentDecoder>& mine) {
+            return mine->warm_up(core->options().warm_seconds);
+          },
+          [core = core_](const std::unique_ptr<SegmentDecoder>& mine) { core->decode(*mine); });
     }
   }
-  // Waits until all threads can decode at full speed.
-  Status warm() {
-    Status status;
-    for (std::future<Status>& each : warm_) {
-      if (Status own = each.get(); !own.ok()) status = std::move(own);
-    }
-    warm_.clear();
-    return status;
-  }
-  ~SpeechEngine() override {
-    core_->stop();
-    for (std::thread& thread : threads_) {
-      // The last one to let go may be a listener, told by a thread of ours.
-      if (thread.get_id() == std::this_thread::get_id()) {
-        thread.detach();
-      } else {
-        thread.join();
-      }
-    }
-  }
+  Status wait_until_warm() { return threads_.wait_until_warm(); }
+  ~SpeechEngine() override { core_->stop(); }
 
   const SpeechModelInfo& info() const override { return core_->options().info; }
   SpeechStatistics statistics() const override { return core_->statistics(); }
@@ -123,8 +98,7 @@ class SpeechEngine final : public SpeechRecognizer {
 
  private:
   std::shared_ptr<EngineCore> core_;
-  std::vector<std::future<Status>> warm_;
-  std::vector<std::thread> threads_;
+  WorkerThreads threads_;  // last: stopped before they are waited for
 };
 
 }  // namespace
@@ -241,7 +215,7 @@ Result<std::shared_ptr<SpeechRecognizer>> make_speech_engine(
       std::make_shared<EngineCore>(std::move(options), std::move(network), std::move(tokens));
   auto engine = std::make_shared<SpeechEngine>(std::move(core), *std::move(voice_activity),
                                                std::move(decoders));
-  if (Status status = engine->warm(); !status.ok()) return status;
+  if (Status status = engine->wait_until_warm(); !status.ok()) return status;
   return std::shared_ptr<SpeechRecognizer>(std::move(engine));
 }
 

@@ -2,13 +2,11 @@
 
 #include <algorithm>
 #include <cmath>
-#include <future>
 #include <string>
-#include <thread>
 #include <utility>
 
-#include "base/low_priority.h"
 #include "speech/streaming_core.h"
+#include "speech/worker_threads.h"
 
 namespace headrace {
 namespace {
@@ -46,39 +44,14 @@ class StreamingEngine final : public SpeechRecognizer {
   StreamingEngine(std::shared_ptr<StreamingCore> core, std::vector<StreamingWorker> workers)
       : core_(std::move(core)) {
     for (StreamingWorker& worker : workers) {
-      std::promise<Status> warm;
-      warm_.push_back(warm.get_future());
-      threads_.emplace_back(
-          [core = core_, mine = std::move(worker), told = std::move(warm)]() mutable {
-            Status status;
-            const auto run = [&] { status = core->warm_up(mine); };
-            core->options().low_priority ? run_at_low_priority(run) : run();
-            const bool ok = status.ok();
-            told.set_value(std::move(status));
-            if (ok) core->work(mine);
-          });
+      threads_.start(
+          std::move(worker), core_->options().low_priority,
+          [core = core_](StreamingWorker& mine) { return core->warm_up(mine); },
+          [core = core_](StreamingWorker& mine) { core->work(mine); });
     }
   }
-  // Waits until all threads are ready.
-  Status warm() {
-    Status status;
-    for (std::future<Status>& each : warm_) {
-      if (Status own = each.get(); !own.ok()) status = std::move(own);
-    }
-    warm_.clear();
-    return status;
-  }
-  ~StreamingEngine() override {
-    core_->stop();
-    for (std::thread& thread : threads_) {
-      // The last one to let go may be a listener, told by a thread of ours.
-      if (thread.get_id() == std::this_thread::get_id()) {
-        thread.detach();
-      } else {
-        thread.join();
-      }
-    }
-  }
+  Status wait_until_warm() { return threads_.wait_until_warm(); }
+  ~StreamingEngine() override { core_->stop(); }
 
   const SpeechModelInfo& info() const override { return core_->options().info; }
   SpeechStatistics statistics() const override { return core_->statistics(); }
@@ -91,8 +64,7 @@ class StreamingEngine final : public SpeechRecognizer {
 
  private:
   std::shared_ptr<StreamingCore> core_;
-  std::vector<std::future<Status>> warm_;
-  std::vector<std::thread> threads_;
+  WorkerThreads threads_;  // last: stopped before they are waited for
 };
 
 }  // namespace
@@ -334,7 +306,7 @@ Result<std::shared_ptr<SpeechRecognizer>> make_streaming_engine(StreamingEngineO
   auto core =
       std::make_shared<StreamingCore>(std::move(options), std::move(networks), std::move(tokens));
   auto engine = std::make_shared<StreamingEngine>(std::move(core), std::move(workers));
-  if (Status status = engine->warm(); !status.ok()) return status;
+  if (Status status = engine->wait_until_warm(); !status.ok()) return status;
   return std::shared_ptr<SpeechRecognizer>(std::move(engine));
 }
 
